@@ -1,0 +1,547 @@
+//! The device's half of an inference: two resumable streams of bytes, offline and online.
+//!
+//! Nothing here grows with weights, tables or layers. Masks are never stored: a wire's mask is a
+//! position in a stream, drawn again where it is needed. Work space is lent with each call and must
+//! be the same, untouched, from one call to the next.
+
+use core::fmt;
+
+use zeroize::Zeroize;
+
+use crate::circuit::{CircuitError, Combine, Gate, HeadView, Linear, MessageKind, Operand, Party, Product, Program, Response};
+use crate::error::BufferError;
+use crate::gate::{combine, linear, opening, table};
+use crate::keys::DeviceKeys;
+use crate::prg::{Purpose, Stream, StreamId};
+use crate::ring::{Packer, Unpacker, low_bits, signed};
+
+/// What the device's half refuses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DeviceError {
+    /// The program is not valid.
+    Circuit(CircuitError),
+    /// A lent buffer is too small.
+    Buffer(BufferError),
+    /// The peer's message is longer than the protocol's, or its padding is not zero.
+    Message,
+}
+
+impl From<CircuitError> for DeviceError {
+    fn from(error: CircuitError) -> Self {
+        Self::Circuit(error)
+    }
+}
+
+impl From<BufferError> for DeviceError {
+    fn from(error: BufferError) -> Self {
+        Self::Buffer(error)
+    }
+}
+
+impl fmt::Display for DeviceError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Circuit(error) => error.fmt(f),
+            Self::Buffer(error) => error.fmt(f),
+            Self::Message => f.write_str("the server's message does not have the protocol's length and padding"),
+        }
+    }
+}
+
+impl core::error::Error for DeviceError {}
+
+/// Words of work space for `program` when `tile` tokens of a linear gate are masked at a time.
+///
+/// # Errors
+/// [`CircuitError`].
+pub fn work_words(program: &Program, tile: u16) -> Result<usize, CircuitError> {
+    struct Measure {
+        tile: u16,
+        words: usize,
+    }
+    impl Party for Measure {
+        type Error = CircuitError;
+        fn gate(&mut self, gate: &Gate) -> Result<(), CircuitError> {
+            let needed = match &gate.operand {
+                Operand::Linear(linear) => linear::device_words(linear, self.tile.min(linear.rows)),
+                Operand::Product(product) => product_words(product),
+                Operand::Combine(_) => usize::from(gate.out.width),
+                Operand::Private => 0,
+            };
+            self.words = self.words.max(needed);
+            Ok(())
+        }
+    }
+    let mut measure = Measure { tile, words: 0 };
+    program.walk(&mut measure)?;
+    Ok(measure.words)
+}
+
+fn product_words(product: &Product) -> usize {
+    let rows = usize::from(product.rows);
+    2 * rows * usize::from(product.right.depth) + 2 * usize::from(product.left.depth) + usize::from(product.width())
+}
+
+/// Where a call left off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// The frame in `tx` is ready to go; call again with an empty one.
+    Flush,
+    /// All input is used; call again with the next frame.
+    Input,
+    /// The stream is complete (and `tx` empty).
+    Done,
+}
+
+/// The frame being filled; every frame but a message's last is filled to the end.
+#[derive(Debug)]
+pub struct Outgoing<'b> {
+    /// Room for the frame's payload.
+    pub buffer: &'b mut [u8],
+    /// Bytes filled.
+    pub len: usize,
+}
+
+impl<'b> Outgoing<'b> {
+    /// An empty frame.
+    pub fn new(buffer: &'b mut [u8]) -> Self {
+        Self { buffer, len: 0 }
+    }
+
+    #[inline]
+    fn push(&mut self, packer: &mut Packer, value: u32, bits: u8) -> bool {
+        packer.push(value, bits, self.buffer, &mut self.len)
+    }
+
+    fn finish(&mut self, packer: &mut Packer) -> bool {
+        packer.finish(self.buffer, &mut self.len)
+    }
+}
+
+/// Whether a part of the stream is complete, or why it pauses.
+enum Flow {
+    Complete,
+    Pause(Step),
+}
+
+/// The offline phase of one inference: the corrections `c` of all gates whose operands do not
+/// depend on the online phase, packed as one message.
+#[derive(Debug)]
+pub struct Offline {
+    program: Program,
+    keys: DeviceKeys,
+    tile: u16,
+    gate: Option<Gate>,
+    /// Next element of the gate.
+    element: u32,
+    /// Elements whose masks stand in the work space, from the tile's first.
+    ready: u32,
+    packer: Packer,
+    flushed: bool,
+}
+
+impl Offline {
+    /// Starts the offline phase of `program`, masking `tile` tokens at a time.
+    ///
+    /// # Errors
+    /// [`DeviceError::Buffer`] when `work_len` is less than [`work_words`].
+    pub fn new(program: Program, keys: DeviceKeys, tile: u16, work_len: usize) -> Result<Self, DeviceError> {
+        let tile = tile.max(1);
+        BufferError::check("device workspace", work_words(&program, tile)?, work_len)?;
+        let gate = program.gate(0)?;
+        Ok(Self { program, keys, tile, gate, element: 0, ready: 0, packer: Packer::default(), flushed: false })
+    }
+
+    /// Continues. Never asks for input.
+    ///
+    /// # Errors
+    /// [`DeviceError`].
+    pub fn advance(&mut self, work: &mut [u32], tx: &mut Outgoing<'_>) -> Result<Step, DeviceError> {
+        while let Some(gate) = &self.gate {
+            if gate.corrects_offline() {
+                let Flow::Complete = correct(gate, &self.keys, self.tile, &mut self.element, &mut self.ready, work, &mut self.packer, tx)? else {
+                    return Ok(Step::Flush);
+                };
+            }
+            let next = gate.id + 1;
+            (self.element, self.ready) = (0, 0);
+            self.gate = self.program.gate(next)?;
+        }
+        if !self.flushed {
+            self.flushed = tx.finish(&mut self.packer);
+            if tx.len > 0 {
+                return Ok(Step::Flush);
+            }
+        }
+        work.zeroize();
+        Ok(Step::Done)
+    }
+}
+
+/// Packs corrections of one gate from `element` on.
+#[expect(clippy::too_many_arguments, reason = "the parts of one state, borrowed apart")]
+fn correct(
+    gate: &Gate,
+    keys: &DeviceKeys,
+    tile: u16,
+    element: &mut u32,
+    ready: &mut u32,
+    work: &mut [u32],
+    packer: &mut Packer,
+    tx: &mut Outgoing<'_>,
+) -> Result<Flow, DeviceError> {
+    let mut rho = Stream::new(&keys.run, StreamId::new(gate.id, Purpose::IndexMask));
+    rho.seek(u64::from(*element));
+    let (tile_rows, outputs) = match &gate.operand {
+        Operand::Linear(linear) => (tile.min(linear.rows), u32::from(linear.outputs)),
+        _ => (1, gate.elements()),
+    };
+    let tile_elements = (u32::from(tile_rows) * outputs).max(1);
+    while *element < gate.elements() {
+        let first = *element / tile_elements * tile_elements;
+        if *ready <= *element {
+            match &gate.operand {
+                Operand::Linear(linear) => {
+                    let row = (first / outputs.max(1)) as u16;
+                    let rows = tile_rows.min(linear.rows - row);
+                    linear::device_masks(gate.id, linear, keys, row, rows, work)?;
+                }
+                Operand::Combine(combine) => combine_masks(combine, keys, work),
+                Operand::Private | Operand::Product(_) => {}
+            }
+            *ready = (first + tile_elements).min(gate.elements());
+        }
+        let mask = work.get((*element - first) as usize).copied().unwrap_or(0);
+        // The draw is taken back by the seek above when the frame is full.
+        if !tx.push(packer, opening::device_correction(rho.draw(), mask), gate.bits()) {
+            return Ok(Flow::Pause(Step::Flush));
+        }
+        *element += 1;
+    }
+    Ok(Flow::Complete)
+}
+
+fn combine_masks(combine: &Combine, keys: &DeviceKeys, work: &mut [u32]) {
+    combine::device_masks(combine, &keys.run, |element, mask| {
+        if let Some(slot) = work.get_mut(element as usize) {
+            *slot = mask;
+        }
+    });
+}
+
+/// Where the device stands in a product.
+#[derive(Clone, Copy, Debug, Default)]
+struct ProductPlace {
+    head: u16,
+    row: u16,
+    /// Elements taken of the operand, or given of the row.
+    done: usize,
+    part: ProductPart,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum ProductPart {
+    /// Taking `E_y` of a head.
+    #[default]
+    Right,
+    /// Taking one row of `E_x`.
+    Left,
+    /// Giving one row of corrections.
+    Give,
+}
+
+/// What the device does next at its gate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// A product's operands come and its corrections go.
+    Product,
+    /// The gate's response.
+    Respond,
+    /// The last frame of a message goes.
+    Close {
+        /// The gate is over after it.
+        gate_ends: bool,
+    },
+}
+
+/// The online phase of one program.
+#[derive(Debug)]
+pub struct Online {
+    program: Program,
+    keys: DeviceKeys,
+    gate: Option<Gate>,
+    stage: Stage,
+    /// Next element of the message.
+    element: u32,
+    product: ProductPlace,
+    /// Bytes of the server's message that have not come yet.
+    inbound: usize,
+    packer: Packer,
+    unpacker: Unpacker,
+}
+
+impl Online {
+    /// Starts the online phase of `program`.
+    ///
+    /// # Errors
+    /// [`DeviceError::Buffer`] when `work_len` is less than [`work_words`] for a tile of 1.
+    pub fn new(program: Program, keys: DeviceKeys, work_len: usize) -> Result<Self, DeviceError> {
+        BufferError::check("device workspace", work_words(&program, 1)?, work_len)?;
+        let mut online = Self {
+            program,
+            keys,
+            gate: None,
+            stage: Stage::Respond,
+            element: 0,
+            product: ProductPlace::default(),
+            inbound: 0,
+            packer: Packer::default(),
+            unpacker: Unpacker::default(),
+        };
+        online.enter(0)?;
+        Ok(online)
+    }
+
+    /// Bytes of the server's current message that have not come yet.
+    #[must_use]
+    pub const fn inbound(&self) -> usize {
+        self.inbound
+    }
+
+    /// Continues with `rx`, taking bytes off its front. After [`Step::Done`] of a model the logits
+    /// stand in `work` as [`signed`] values.
+    ///
+    /// # Errors
+    /// [`DeviceError`].
+    pub fn advance(
+        &mut self,
+        input: &[i16],
+        work: &mut [u32],
+        rx: &mut &[u8],
+        tx: &mut Outgoing<'_>,
+    ) -> Result<Step, DeviceError> {
+        let before = rx.len();
+        let step = self.steps(input, work, rx, tx);
+        let taken = before - rx.len();
+        self.inbound = self.inbound.saturating_sub(taken);
+        step
+    }
+
+    fn steps(&mut self, input: &[i16], work: &mut [u32], rx: &mut &[u8], tx: &mut Outgoing<'_>) -> Result<Step, DeviceError> {
+        loop {
+            let Some(gate) = self.gate.take() else { return Ok(Step::Done) };
+            let flow = match self.stage {
+                Stage::Product => self.multiply(&gate, work, rx, tx),
+                Stage::Respond => match gate.response {
+                    Response::Share => self.share(&gate, input, tx),
+                    Response::Requantise(_) | Response::Table { .. } => self.answer(&gate, rx, tx),
+                    Response::Reveal { bits } => self.reveal(&gate, bits, work, rx),
+                },
+                Stage::Close { .. } => Ok(self.close(tx)),
+            };
+            let next = gate.id + 1;
+            let reveals = matches!(gate.response, Response::Reveal { .. });
+            self.gate = Some(gate);
+            match (flow?, self.stage) {
+                (Flow::Pause(step), _) => return Ok(step),
+                (Flow::Complete, Stage::Product) => self.stage = Stage::Close { gate_ends: false },
+                (Flow::Complete, Stage::Respond) if reveals => self.enter(next)?,
+                (Flow::Complete, Stage::Respond) => self.stage = Stage::Close { gate_ends: true },
+                (Flow::Complete, Stage::Close { gate_ends: true }) => self.enter(next)?,
+                (Flow::Complete, Stage::Close { gate_ends: false }) => self.begin(Stage::Respond),
+            }
+        }
+    }
+
+    /// Moves to gate `id`.
+    fn enter(&mut self, id: u16) -> Result<(), DeviceError> {
+        self.gate = self.program.gate(id)?;
+        self.product = ProductPlace::default();
+        let product = self.gate.as_ref().is_some_and(|gate| matches!(gate.operand, Operand::Product(_)));
+        self.begin(if product { Stage::Product } else { Stage::Respond });
+        Ok(())
+    }
+
+    fn begin(&mut self, stage: Stage) {
+        self.stage = stage;
+        self.element = 0;
+        let wanted = |kind| match stage {
+            Stage::Product => kind == MessageKind::Operands,
+            _ => matches!(kind, MessageKind::Index | MessageKind::Reveal),
+        };
+        let messages = self.gate.as_ref().map(Gate::messages);
+        self.inbound = messages
+            .iter()
+            .flatten()
+            .find(|message| wanted(message.kind))
+            .map_or(0, |message| message.bytes());
+    }
+
+    /// Ends a message: its last frame goes.
+    fn close(&mut self, tx: &mut Outgoing<'_>) -> Flow {
+        if !tx.finish(&mut self.packer) || tx.len > 0 {
+            return Flow::Pause(Step::Flush);
+        }
+        Flow::Complete
+    }
+
+    /// Input gate: `x + r`.
+    fn share(&mut self, gate: &Gate, input: &[i16], tx: &mut Outgoing<'_>) -> Result<Flow, DeviceError> {
+        BufferError::check("input", gate.elements() as usize, input.len())?;
+        let mut masks = Stream::new(&self.keys.run, StreamId::new(gate.id, Purpose::WireMask));
+        masks.seek(u64::from(self.element));
+        for value in input.iter().take(gate.elements() as usize).skip(self.element as usize) {
+            let share = (i32::from(*value) as u32).wrapping_add(masks.draw());
+            if !tx.push(&mut self.packer, share, gate.out.bits) {
+                return Ok(Flow::Pause(Step::Flush));
+            }
+            self.element += 1;
+        }
+        Ok(Flow::Complete)
+    }
+
+    /// Opening: the pads that the masked indices select. The index is public; which pad it selects
+    /// costs the same for every index.
+    fn answer(&mut self, gate: &Gate, rx: &mut &[u8], tx: &mut Outgoing<'_>) -> Result<Flow, DeviceError> {
+        let mut pads = Stream::new(&self.keys.run, StreamId::new(gate.id, Purpose::TablePad));
+        let entries = gate.response.entries();
+        let both = matches!(gate.response, Response::Requantise(_));
+        if both {
+            pads.seek(u64::from(self.element) * 2);
+        }
+        while self.element < gate.elements() {
+            if !self.packer.ready(tx.buffer, &mut tx.len) {
+                return Ok(Flow::Pause(Step::Flush));
+            }
+            let Some(index) = self.unpacker.pull(gate.response.index_bits(), rx) else {
+                return Ok(Flow::Pause(Step::Input));
+            };
+            let pad = if both {
+                // Both pads of the element are drawn, in sequence: an eighth of the blocks.
+                let (zero, one) = (pads.draw(), pads.draw());
+                let select = 0u32.wrapping_sub(index);
+                zero ^ (select & (zero ^ one))
+            } else {
+                pads.at(table::entry(self.element, entries, index))
+            };
+            let taken = tx.push(&mut self.packer, pad, gate.out.bits);
+            debug_assert!(taken, "asked above");
+            self.element += 1;
+        }
+        self.end_of_message(rx)
+    }
+
+    fn end_of_message(&mut self, rx: &[u8]) -> Result<Flow, DeviceError> {
+        if self.unpacker.finish() && rx.is_empty() { Ok(Flow::Complete) } else { Err(DeviceError::Message) }
+    }
+
+    /// Output gate: the server's share less the operand's mask.
+    fn reveal(&mut self, gate: &Gate, bits: u8, work: &mut [u32], rx: &mut &[u8]) -> Result<Flow, DeviceError> {
+        if self.element == 0 {
+            if let Operand::Linear(linear) = &gate.operand {
+                self.reveal_masks(gate.id, linear, work)?;
+            }
+        }
+        while self.element < gate.elements() {
+            let Some(y_hat) = self.unpacker.pull(bits, rx) else { return Ok(Flow::Pause(Step::Input)) };
+            if let Some(slot) = work.get_mut(self.element as usize) {
+                *slot = signed(low_bits(y_hat.wrapping_sub(*slot), bits), bits) as u32;
+            }
+            self.element += 1;
+        }
+        self.end_of_message(rx)
+    }
+
+    fn reveal_masks(&self, gate: u16, linear: &Linear, work: &mut [u32]) -> Result<(), DeviceError> {
+        linear::device_masks(gate, linear, &self.keys, 0, linear.rows, work)?;
+        Ok(())
+    }
+
+    /// Product: takes `E_y`, then row by row takes `E_x` and gives the corrections of
+    /// `z_D = u - E_x R_y - R_x E_y`.
+    fn multiply(
+        &mut self,
+        gate: &Gate,
+        work: &mut [u32],
+        rx: &mut &[u8],
+        tx: &mut Outgoing<'_>,
+    ) -> Result<Flow, DeviceError> {
+        let Operand::Product(product) = &gate.operand else { return Ok(Flow::Complete) };
+        let have = work.len();
+        let rows = usize::from(product.rows);
+        let (left, right) = (usize::from(product.left.depth), usize::from(product.right.depth));
+        let short = || BufferError { buffer: "device workspace", needed: product_words(product), have };
+        let (e_right, rest) = work.split_at_mut_checked(rows * right).ok_or_else(short)?;
+        let (r_right, rest) = rest.split_at_mut_checked(rows * right).ok_or_else(short)?;
+        let (e_left, rest) = rest.split_at_mut_checked(left).ok_or_else(short)?;
+        let (r_left, rest) = rest.split_at_mut_checked(left).ok_or_else(short)?;
+        let given = rest.get_mut(..usize::from(product.width())).ok_or_else(short)?;
+
+        while self.product.head < product.heads {
+            let place = &mut self.product;
+            match place.part {
+                ProductPart::Right => {
+                    if !take(&mut self.unpacker, gate.bits(), rx, e_right, &mut place.done) {
+                        return Ok(Flow::Pause(Step::Input));
+                    }
+                    let depth = right.max(1);
+                    for (row, masks) in (0..product.rows).zip(r_right.chunks_exact_mut(depth)) {
+                        draw(&self.keys, &product.right, place.head, row, masks);
+                    }
+                    (place.part, place.row, place.done) = (ProductPart::Left, 0, 0);
+                }
+                ProductPart::Left => {
+                    if !take(&mut self.unpacker, gate.bits(), rx, e_left, &mut place.done) {
+                        return Ok(Flow::Pause(Step::Input));
+                    }
+                    draw(&self.keys, &product.left, place.head, place.row, r_left);
+                    let first = gate.out.run(place.head, place.row);
+                    let mut pads = Stream::new(&self.keys.run, StreamId::new(gate.id, Purpose::OperandPad));
+                    let mut rho = Stream::new(&self.keys.run, StreamId::new(gate.id, Purpose::IndexMask));
+                    pads.seek(u64::from(first));
+                    rho.seek(u64::from(first));
+                    for (column, slot) in given.iter_mut().enumerate() {
+                        let mask = crate::gate::product::entry(product, e_left, r_right, column)
+                            .wrapping_add(crate::gate::product::entry(product, r_left, e_right, column))
+                            .wrapping_sub(pads.draw());
+                        *slot = opening::device_correction(rho.draw(), mask);
+                    }
+                    (place.part, place.done) = (ProductPart::Give, 0);
+                }
+                ProductPart::Give => {
+                    while let Some(value) = given.get(place.done) {
+                        if !tx.push(&mut self.packer, *value, gate.bits()) {
+                            return Ok(Flow::Pause(Step::Flush));
+                        }
+                        place.done += 1;
+                    }
+                    place.row += 1;
+                    (place.part, place.done) = (ProductPart::Left, 0);
+                    if place.row == product.rows {
+                        place.head += 1;
+                        place.part = ProductPart::Right;
+                    }
+                }
+            }
+        }
+        self.end_of_message(rx)
+    }
+}
+
+/// Takes elements until `into` is full; `false` when `rx` runs out first.
+fn take(unpacker: &mut Unpacker, bits: u8, rx: &mut &[u8], into: &mut [u32], done: &mut usize) -> bool {
+    while let Some(slot) = into.get_mut(*done) {
+        let Some(value) = unpacker.pull(bits, rx) else { return false };
+        *slot = value;
+        *done += 1;
+    }
+    true
+}
+
+/// Draws a wire's masks for one row of one head.
+fn draw(keys: &DeviceKeys, view: &HeadView, head: u16, row: u16, masks: &mut [u32]) {
+    let mut source = Stream::new(&keys.run, StreamId::new(view.wire.gate, Purpose::WireMask));
+    source.seek(u64::from(view.run(head, row)));
+    source.fill(masks);
+}

@@ -1,0 +1,249 @@
+//! Positions in seekable pseudo-random streams.
+//!
+//! Every pseudo-random value of the protocol is one word of a ChaCha20 keystream (RFC 8439): the
+//! key is derived per inference (see [`crate::keys`]), the nonce names the gate, the purpose and
+//! the term, and the word's place in the stream is the element. No position is used for two
+//! things, so no value is ever used twice.
+
+use chacha20::cipher::{KeyIvInit, StreamCipherCore};
+use chacha20::variants::Ietf;
+use chacha20::{ChaChaCore, R20};
+use core::convert::Infallible;
+use rand_core::TryRng;
+use zeroize::Zeroize;
+
+use crate::keys::StreamKey;
+
+type Core = ChaChaCore<R20, Ietf>;
+
+/// Words in one ChaCha block.
+pub const BLOCK_WORDS: usize = 16;
+
+/// What a stream's values are for. Together with the key this is the domain separation: the same
+/// gate may draw for several purposes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u32)]
+pub enum Purpose {
+    /// `r`: the device's mask of a wire. Key of device and dealer.
+    WireMask = 1,
+    /// `u`: hides `B·r` in a linear gate, and the device's share in a product. Key of device and
+    /// dealer.
+    OperandPad = 2,
+    /// `rho_D` (key of device and dealer) or `rho_S` (key of server and dealer).
+    IndexMask = 3,
+    /// The pads of a table's entries, or of a requantisation's two. Key of device and dealer.
+    TablePad = 4,
+    /// `P_x`: the server's mask of a product's left operand. Key of server and dealer.
+    LeftMask = 5,
+    /// `P_y`: the server's mask of a product's right operand. Key of server and dealer.
+    RightMask = 6,
+    /// `B`: the weight masks. Key of device and server, the same for every inference of a pool.
+    WeightMask = 7,
+    /// Noise added to a linear gate's correlation by the dealer. Key of the dealer alone.
+    Noise = 8,
+}
+
+/// A stream within a key: gate, purpose, and the term of a linear gate (0 elsewhere).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct StreamId {
+    /// The gate's number in its program.
+    pub gate: u16,
+    /// What the values are for.
+    pub purpose: Purpose,
+    /// Term of a linear gate.
+    pub term: u16,
+}
+
+impl StreamId {
+    /// The stream of a gate's `purpose`.
+    #[must_use]
+    pub const fn new(gate: u16, purpose: Purpose) -> Self {
+        Self { gate, purpose, term: 0 }
+    }
+
+    /// The weight masks of one term of a linear gate.
+    #[must_use]
+    pub const fn weights(gate: u16, term: u16) -> Self {
+        Self { gate, purpose: Purpose::WeightMask, term }
+    }
+
+    fn nonce(self) -> [u8; 12] {
+        let mut nonce = [0; 12];
+        let (gate, rest) = nonce.split_at_mut(4);
+        let (purpose, term) = rest.split_at_mut(4);
+        gate.copy_from_slice(&u32::from(self.gate).to_le_bytes());
+        purpose.copy_from_slice(&(self.purpose as u32).to_le_bytes());
+        term.copy_from_slice(&u32::from(self.term).to_le_bytes());
+        nonce
+    }
+}
+
+/// A reader of one stream, at any element, one block at a time.
+///
+/// It is also a [`rand_core::Rng`], infallible, for code that draws in sequence.
+pub struct Stream {
+    core: Core,
+    block: [u32; BLOCK_WORDS],
+    /// Next word of `block`; `BLOCK_WORDS` when the block is used up or not made yet.
+    next: usize,
+}
+
+impl Stream {
+    /// The stream `id` of `key`, at element 0.
+    #[must_use]
+    pub fn new(key: &StreamKey, id: StreamId) -> Self {
+        Self {
+            core: Core::new(&(*key.bytes()).into(), &id.nonce().into()),
+            block: [0; BLOCK_WORDS],
+            next: BLOCK_WORDS,
+        }
+    }
+
+    /// Moves to `element`. Costs one block at the next draw, whatever the element.
+    #[inline]
+    pub fn seek(&mut self, element: u64) {
+        self.core.set_block_pos((element / BLOCK_WORDS as u64) as u32);
+        self.next = BLOCK_WORDS;
+        let skip = (element % BLOCK_WORDS as u64) as usize;
+        if skip != 0 {
+            self.refill();
+            self.next = skip;
+        }
+    }
+
+    /// The value at `element`; the next draw continues behind it.
+    #[inline]
+    pub fn at(&mut self, element: u64) -> u32 {
+        self.seek(element);
+        self.draw()
+    }
+
+    /// The next value.
+    #[inline]
+    pub fn draw(&mut self) -> u32 {
+        if self.next >= BLOCK_WORDS {
+            self.refill();
+        }
+        let word = self.block.get(self.next).copied().unwrap_or(0);
+        self.next += 1;
+        word
+    }
+
+    /// Fills `out` with the next values.
+    pub fn fill(&mut self, out: &mut [u32]) {
+        /// Enough for the wide backends; small enough for a microcontroller's stack.
+        const WIDE: usize = 4;
+        let mut out = out;
+        while !out.is_empty() && self.next < BLOCK_WORDS {
+            let (first, rest) = out.split_at_mut(1);
+            first.fill(self.draw());
+            out = rest;
+        }
+        let mut wide = out.chunks_exact_mut(WIDE * BLOCK_WORDS);
+        for chunk in &mut wide {
+            let mut blocks = [[0u8; 64]; WIDE].map(Into::into);
+            self.core.write_keystream_blocks(&mut blocks);
+            for (words, block) in chunk.chunks_exact_mut(BLOCK_WORDS).zip(&mut blocks) {
+                unpack_block(block, words);
+                block.as_mut_slice().zeroize();
+            }
+        }
+        for word in wide.into_remainder() {
+            *word = self.draw();
+        }
+    }
+
+    fn refill(&mut self) {
+        let mut block = [0u8; 64].into();
+        self.core.write_keystream_block(&mut block);
+        unpack_block(&block, &mut self.block);
+        block.as_mut_slice().zeroize();
+        self.next = 0;
+    }
+}
+
+fn unpack_block(block: &[u8], words: &mut [u32]) {
+    let (bytes, _) = block.as_chunks::<4>();
+    for (word, bytes) in words.iter_mut().zip(bytes) {
+        *word = u32::from_le_bytes(*bytes);
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.block.zeroize();
+    }
+}
+
+impl core::fmt::Debug for Stream {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Stream").finish_non_exhaustive()
+    }
+}
+
+impl TryRng for Stream {
+    type Error = Infallible;
+
+    fn try_next_u32(&mut self) -> Result<u32, Infallible> {
+        Ok(self.draw())
+    }
+
+    fn try_next_u64(&mut self) -> Result<u64, Infallible> {
+        Ok(u64::from(self.draw()) | u64::from(self.draw()) << 32)
+    }
+
+    fn try_fill_bytes(&mut self, bytes: &mut [u8]) -> Result<(), Infallible> {
+        for chunk in bytes.chunks_mut(4) {
+            let word = self.draw().to_le_bytes();
+            for (byte, value) in chunk.iter_mut().zip(word) {
+                *byte = value;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stream() -> Stream {
+        Stream::new(&StreamKey::from_bytes([7; 32]), StreamId::new(3, Purpose::WireMask))
+    }
+
+    #[test]
+    fn seeking_filling_and_drawing_agree() {
+        let mut drawn = [0; 200];
+        let mut source = stream();
+        drawn.iter_mut().for_each(|word| *word = source.draw());
+        for start in [0usize, 1, 15, 16, 17, 63, 64, 65] {
+            let mut filled = [0; 130];
+            let mut source = stream();
+            source.seek(start as u64);
+            source.fill(&mut filled);
+            assert_eq!(filled[..], drawn[start..start + 130]);
+            assert_eq!(source.at(start as u64), drawn[start]);
+        }
+    }
+
+    #[test]
+    fn every_label_is_a_stream_of_its_own() {
+        let key = StreamKey::from_bytes([7; 32]);
+        let first = |gate, purpose, term| Stream::new(&key, StreamId { gate, purpose, term }).draw();
+        let base = first(1, Purpose::WireMask, 0);
+        assert_ne!(base, first(2, Purpose::WireMask, 0));
+        assert_ne!(base, first(1, Purpose::OperandPad, 0));
+        assert_ne!(base, first(1, Purpose::WireMask, 1));
+    }
+
+    /// RFC 8439, 2.3.2: key 00..1f, block 1, nonce 00:00:00:09:00:00:00:4a:00:00:00:00.
+    #[test]
+    fn the_keystream_is_chacha20() {
+        let mut key = [0; 32];
+        key.iter_mut().zip(0..).for_each(|(byte, value)| *byte = value);
+        let nonce = [0, 0, 0, 9, 0, 0, 0, 0x4a, 0, 0, 0, 0];
+        let mut source = Stream { core: Core::new(&key.into(), &nonce.into()), block: [0; 16], next: 16 };
+        assert_eq!(source.at(16), 0xe4e7_f110);
+        assert_eq!(source.at(31), 0x4e3c_50a2);
+    }
+}

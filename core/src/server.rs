@@ -1,0 +1,334 @@
+//! The server's half of an inference, message by message.
+//!
+//! It holds the model in the clear, a stock item and the device's corrections, and in its arena the
+//! shares `x + r` of every wire. It is driven by whole messages and does no I/O.
+
+use core::fmt;
+
+use zeroize::Zeroize;
+
+use crate::circuit::{
+    CircuitError, Gate, Layout, Message, MessageKind, Operand, Program, Response, Slot, Wire,
+};
+use crate::clear::{Parameters, scratch_elements};
+use crate::error::BufferError;
+use crate::gate::{combine, linear, opening, product, requantise, table};
+use crate::keys::StreamKey;
+use crate::prg::{Purpose, Stream, StreamId};
+use crate::ring::{BitWriter, bits_at};
+
+/// What the server refuses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ServerError {
+    /// The program is not valid.
+    Circuit(CircuitError),
+    /// A lent slice has the wrong length.
+    Buffer(BufferError),
+    /// A message came, or was asked for, that is not this turn's.
+    Turn,
+    /// A message has the wrong length.
+    Length {
+        /// Bytes expected.
+        expected: usize,
+        /// Bytes found.
+        found: usize,
+    },
+    /// The router's opened answer is not a one-hot: the device did not follow the protocol.
+    NotOneHot,
+}
+
+impl From<CircuitError> for ServerError {
+    fn from(error: CircuitError) -> Self {
+        Self::Circuit(error)
+    }
+}
+
+impl From<BufferError> for ServerError {
+    fn from(error: BufferError) -> Self {
+        Self::Buffer(error)
+    }
+}
+
+impl fmt::Display for ServerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Circuit(error) => error.fmt(f),
+            Self::Buffer(error) => error.fmt(f),
+            Self::Turn => f.write_str("a message came out of turn"),
+            Self::Length { expected, found } => write!(f, "a message has {found} bytes instead of {expected}"),
+            Self::NotOneHot => f.write_str("the router's answer is not one model: the device did not follow the protocol"),
+        }
+    }
+}
+
+impl core::error::Error for ServerError {}
+
+/// What one inference of one program uses up.
+#[derive(Clone, Copy)]
+pub struct Stock<'a> {
+    /// The dealer's part.
+    pub correlations: &'a [u8],
+    /// The device's corrections, sent offline.
+    pub corrections: &'a [u8],
+}
+
+impl fmt::Debug for Stock<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stock").field("bytes", &self.correlations.len()).finish_non_exhaustive()
+    }
+}
+
+/// Whose turn it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// The server sends this message.
+    Send(Message),
+    /// The device sends this message.
+    Receive(Message),
+    /// The program is over.
+    Done,
+}
+
+/// One run of one program.
+#[derive(Debug)]
+pub struct Server<'a> {
+    program: Program,
+    parameters: Parameters<'a>,
+    key: StreamKey,
+    stock: Stock<'a>,
+    /// Public scores added to the router's utilities (minus lambda times cost).
+    scores: &'a [i32],
+    arena: &'a mut [u32],
+    scratch: &'a mut [u32],
+    gate: Option<Gate>,
+    /// Which of the gate's messages is next.
+    message: usize,
+    last: Option<Wire>,
+}
+
+/// Words of work space that a [`Server`] needs: its arena and its scratch.
+///
+/// # Errors
+/// [`CircuitError`].
+pub fn work_words(program: &Program) -> Result<usize, CircuitError> {
+    Ok(program.layout()?.arena as usize + scratch_elements(program)?)
+}
+
+impl<'a> Server<'a> {
+    /// Starts `program` with a stock item that is used up by it.
+    ///
+    /// # Errors
+    /// [`ServerError::Buffer`] when a slice does not fit the program.
+    pub fn new(
+        program: Program,
+        parameters: Parameters<'a>,
+        key: StreamKey,
+        stock: Stock<'a>,
+        scores: &'a [i32],
+        work: &'a mut [u32],
+    ) -> Result<Self, ServerError> {
+        let layout: Layout = program.layout()?;
+        parameters.check(&layout)?;
+        for (buffer, needed, have) in [
+            ("stock item", layout.stock as usize, stock.correlations.len()),
+            ("corrections", layout.correction_bytes() as usize, stock.corrections.len()),
+        ] {
+            if needed != have {
+                return Err(BufferError { buffer, needed, have }.into());
+            }
+        }
+        BufferError::check("server workspace", work_words(&program)?, work.len())?;
+        let (arena, scratch) = work.split_at_mut(layout.arena as usize);
+        let gate = program.gate(0)?;
+        Ok(Self { program, parameters, key, stock, scores, arena, scratch, gate, message: 0, last: None })
+    }
+
+    /// Whose turn it is, and with which message.
+    #[must_use]
+    pub fn turn(&self) -> Turn {
+        let next = self.gate.as_ref().and_then(|gate| gate.messages().get(self.message).copied());
+        match next {
+            None => Turn::Done,
+            Some(message) if message.kind.from_device() => Turn::Receive(message),
+            Some(message) => Turn::Send(message),
+        }
+    }
+
+    /// Writes the message of this turn to `out` and returns its bytes.
+    ///
+    /// # Errors
+    /// [`ServerError::Turn`], or [`ServerError::Buffer`] when `out` is too small.
+    pub fn send(&mut self, out: &mut [u8]) -> Result<usize, ServerError> {
+        let Turn::Send(message) = self.turn() else { return Err(ServerError::Turn) };
+        BufferError::check("message buffer", message.bytes(), out.len())?;
+        let gate = self.gate.take().ok_or(ServerError::Turn)?;
+        let mut writer = BitWriter::new(out);
+        match message.kind {
+            MessageKind::Operands => {
+                if let Operand::Product(product) = &gate.operand {
+                    let push = |value| writer.push(value, message.bits);
+                    product::server_open(gate.id, product, &self.key, self.arena, push);
+                }
+            }
+            MessageKind::Index => {
+                if gate.corrects_offline() {
+                    self.evaluate(&gate);
+                    self.open(&gate, self.stock.corrections, gate.corrections_at);
+                }
+                for index in self.held(&gate.out) {
+                    let value = match gate.response {
+                        Response::Requantise(opening) => requantise::key_bit(opening, *index),
+                        _ => *index,
+                    };
+                    writer.push(value, message.bits);
+                }
+            }
+            MessageKind::Reveal => {
+                self.evaluate(&gate);
+                self.held(&gate.out).iter().for_each(|y| writer.push(*y, message.bits));
+            }
+            MessageKind::Share | MessageKind::Correction | MessageKind::Answer => return Err(ServerError::Turn),
+        }
+        let bytes = writer.finish().ok_or(ServerError::Turn)?;
+        self.advance(gate)?;
+        Ok(bytes)
+    }
+
+    /// Takes the device's message of this turn.
+    ///
+    /// # Errors
+    /// [`ServerError::Turn`] or [`ServerError::Length`].
+    pub fn receive(&mut self, bytes: &[u8]) -> Result<(), ServerError> {
+        let Turn::Receive(message) = self.turn() else { return Err(ServerError::Turn) };
+        if bytes.len() != message.bytes() {
+            return Err(ServerError::Length { expected: message.bytes(), found: bytes.len() });
+        }
+        let gate = self.gate.take().ok_or(ServerError::Turn)?;
+        match message.kind {
+            MessageKind::Share => {
+                let out = self.held_mut(&gate.out);
+                for (element, slot) in (0u64..).zip(out) {
+                    *slot = bits_at(bytes, element * u64::from(message.bits), message.bits);
+                }
+            }
+            MessageKind::Correction => {
+                self.evaluate(&gate);
+                self.open(&gate, bytes, 0);
+            }
+            MessageKind::Answer => self.answer(&gate, bytes),
+            MessageKind::Operands | MessageKind::Index | MessageKind::Reveal => return Err(ServerError::Turn),
+        }
+        self.advance(gate)
+    }
+
+    /// The model that a finished router chose.
+    ///
+    /// # Errors
+    /// [`ServerError::Turn`] before the end or for a model; [`ServerError::NotOneHot`].
+    pub fn choice(&self) -> Result<Slot, ServerError> {
+        let (Program::Router { .. }, Turn::Done, Some(wire)) = (&self.program, self.turn(), &self.last) else {
+            return Err(ServerError::Turn);
+        };
+        let mut winners = (0u8..).zip(self.held(wire)).filter(|(_, one)| **one == 1);
+        match (winners.next(), winners.next()) {
+            (Some((index, _)), None) => Ok(Slot::Model(index)),
+            _ => Err(ServerError::NotOneHot),
+        }
+    }
+
+    fn held(&self, wire: &Wire) -> &[u32] {
+        let at = wire.at as usize;
+        self.arena.get(at..at + wire.elements() as usize).unwrap_or(&[])
+    }
+
+    fn held_mut(&mut self, wire: &Wire) -> &mut [u32] {
+        let at = wire.at as usize;
+        self.arena.get_mut(at..at + wire.elements() as usize).unwrap_or(&mut [])
+    }
+
+    /// `y_hat` of the operand, to the place of the gate's wire.
+    fn evaluate(&mut self, gate: &Gate) {
+        let at = gate.out.at as usize;
+        let Some((before, after)) = self.arena.split_at_mut_checked(at) else { return };
+        let correlation = |element: u32| {
+            let bit = gate.stock_at * 8 + u64::from(element) * u64::from(gate.bits());
+            bits_at(self.stock.correlations, bit, gate.bits())
+        };
+        let mut set = |element: u32, value: u32| {
+            if let Some(slot) = after.get_mut(element as usize) {
+                *slot = value;
+            }
+        };
+        match &gate.operand {
+            Operand::Private => {}
+            Operand::Linear(linear) => {
+                let biases = self.parameters.biases;
+                linear::evaluate(linear, self.parameters.weights, before, self.scratch, |element, value| {
+                    let bias = biases.get((linear.biases_at + element) as usize).copied().unwrap_or(0);
+                    set(element, value.wrapping_add(bias as u32).wrapping_sub(correlation(element)));
+                });
+            }
+            Operand::Product(product) => product::evaluate(product, before, self.scratch, |element, value| {
+                set(element, value.wrapping_add(correlation(element)));
+            }),
+            Operand::Combine(combine) => combine::evaluate(combine, combine::held(combine, before), |element, value| {
+                set(element, value.wrapping_add(combine::constant(combine, element, self.scores) as u32));
+            }),
+        }
+    }
+
+    /// Replaces `y_hat` by the masked index.
+    fn open(&mut self, gate: &Gate, corrections: &[u8], first_bit: u64) {
+        let (Response::Requantise(opening) | Response::Table { opening, .. }) = gate.response else { return };
+        let offset = match gate.response {
+            Response::Requantise(opening) => requantise::offset(opening),
+            _ => 0,
+        };
+        let mut rho = Stream::new(&self.key, StreamId::new(gate.id, Purpose::IndexMask));
+        let bits = gate.bits();
+        for (element, slot) in (0u64..).zip(self.held_mut(&gate.out)) {
+            let correction = bits_at(corrections, first_bit + element * u64::from(bits), bits);
+            *slot = opening::server_index(opening, slot.wrapping_add(offset), correction, rho.draw());
+        }
+    }
+
+    /// Replaces the masked index by the share of the result.
+    fn answer(&mut self, gate: &Gate, pads: &[u8]) {
+        let bits = gate.out.bits;
+        let entries = gate.response.entries();
+        let stock = self.stock.correlations;
+        for (element, slot) in (0u32..).zip(self.held_mut(&gate.out)) {
+            let pad = bits_at(pads, u64::from(element) * u64::from(bits), bits);
+            let key = match gate.response {
+                Response::Requantise(opening) => requantise::key_bit(opening, *slot),
+                _ => *slot,
+            };
+            let place = table::entry(element, entries, key);
+            let entry = bits_at(stock, gate.entries_at * 8 + place * u64::from(bits), bits);
+            *slot = match gate.response {
+                Response::Requantise(_) => requantise::server_share(*slot, entry, pad, bits),
+                _ => table::server_share(entry, pad, bits),
+            };
+        }
+    }
+
+    fn advance(&mut self, gate: Gate) -> Result<(), ServerError> {
+        self.message += 1;
+        if self.message < gate.messages().len() {
+            self.gate = Some(gate);
+        } else {
+            self.message = 0;
+            self.last = Some(gate.out);
+            self.gate = self.program.gate(gate.id + 1)?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Server<'_> {
+    fn drop(&mut self) {
+        // Shares are one-time padded, but with the device's masks they are intermediate values.
+        self.arena.zeroize();
+    }
+}

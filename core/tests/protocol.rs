@@ -1,0 +1,94 @@
+//! The three parties against the clear-text reference, bit for bit, over random shapes.
+
+mod lab;
+
+use lab::{Dither, Secret, Seeds, reference, run};
+use proptest::prelude::*;
+use secure_router_core::circuit::{Program, Slot};
+use secure_router_core::clear::ClearError;
+use secure_router_core::spec::{ModelSpec, Opening, RouterSpec};
+
+fn opening(shift: u8, index_bits: u8) -> Opening {
+    Opening { shift, index_bits }
+}
+
+prop_compose! {
+    fn shapes()(
+        tokens in 1u16..6, features in 1u16..7, heads in 0u8..3, depth in 1u16..5, ffn in 0u16..8,
+        layers in 0u8..4, shift in 0u8..7,
+    ) -> ModelSpec {
+        ModelSpec {
+            tokens, features, width: u16::from(heads) * depth, heads,
+            ffn: if heads == 0 && ffn == 0 { 3 } else { ffn }, layers,
+            qkv: opening(shift, 14), score: opening(shift, 10), mix: opening(shift, 14), ffn_in: opening(shift + 1, 10),
+            output_bits: 26,
+        }
+    }
+}
+
+fn secret(program: Program, seed: u64, size: i16) -> Secret {
+    let layout = program.layout().unwrap();
+    let mut state = seed;
+    let mut draw = move |limit: i64| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as i64 % (2 * limit + 1) - limit
+    };
+    Secret {
+        program,
+        weights: (0..layout.weights).map(|_| draw(i64::from(size)) as i16).collect(),
+        biases: (0..layout.biases).map(|_| draw(100) as i32).collect(),
+        tables: (0..layout.tables).map(|_| draw(15) as i16).collect(),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_model_equals_the_reference_bit_for_bit(
+        spec in shapes(), classes in 1u16..5, seed: u64, size in 1i16..30, edge in 1i16..64, frame in 1usize..90, tile in 1u16..7,
+    ) {
+        let secret = secret(Program::Model { spec, classes }, seed, size);
+        let seeds = Seeds::fixed(seed as u8);
+        let input: Vec<i16> = (0..spec.tokens * spec.features).map(|i| ((i as i16 * 37) % (2 * edge + 1)) - edge).collect();
+        let expected = match reference(&secret, &input, &[], &mut Dither(seeds.dealer_keys(5))) {
+            Ok(expected) => expected,
+            Err(ClearError::Range { .. }) => return Err(TestCaseError::reject("the random model overflows its bits")),
+            Err(error) => panic!("{error}"),
+        };
+        let outcome = run(&secret, &seeds, 5, &input, &[], frame, tile);
+        prop_assert_eq!(outcome.logits.iter().map(|l| i64::from(*l)).collect::<Vec<_>>(), expected);
+
+        // Neither the frames nor the tile change a byte.
+        let whole = run(&secret, &seeds, 5, &input, &[], 1 << 16, 64);
+        prop_assert_eq!(outcome, whole);
+    }
+
+    #[test]
+    fn the_router_opens_the_best_score_and_ties_go_to_the_first(
+        spec in shapes(), models in 2u16..=8, seed: u64, scores: [u8; 8], flat: bool,
+    ) {
+        let mut trunk = spec;
+        trunk.output_bits = 24;
+        let program = Program::Router { spec: RouterSpec { trunk, utility: opening(14, 10) }, models };
+        let mut secret = secret(program, seed, 9);
+        let utilities = secret.tables.len() - 1024;
+        secret.tables[utilities..].iter_mut().for_each(|t| *t = if flat { 7 } else { (*t + 15) * 8 });
+        let scores: Vec<i32> = scores.iter().map(|s| i32::from(*s) % 3 - 100).collect();
+        let seeds = Seeds { slot: Slot::Router, ..Seeds::fixed(seed as u8) };
+        let input = vec![3; usize::from(spec.tokens * spec.features)];
+        let expected = match reference(&secret, &input, &scores, &mut Dither(seeds.dealer_keys(1))) {
+            Ok(expected) => expected,
+            Err(ClearError::Range { .. }) => return Err(TestCaseError::reject("the random router overflows its bits")),
+            Err(error) => panic!("{error}"),
+        };
+        prop_assert_eq!(expected.iter().sum::<i64>(), 1);
+        let outcome = run(&secret, &seeds, 1, &input, &scores, 64, 2);
+        let winner = expected.iter().position(|one| *one == 1).unwrap();
+        prop_assert_eq!(outcome.choice, Some(Slot::Model(winner as u8)));
+        if flat {
+            let best = scores[..usize::from(models)].iter().max().unwrap();
+            prop_assert_eq!(winner, scores.iter().position(|score| score == best).unwrap());
+        }
+    }
+}
