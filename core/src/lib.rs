@@ -5,8 +5,10 @@
 pub mod channel;
 pub mod circuit;
 pub mod clear;
+pub mod cost;
 pub mod dealer;
 pub mod device;
+pub mod driver;
 pub mod error;
 pub mod gate;
 pub mod keys;
@@ -14,6 +16,8 @@ pub mod model;
 pub mod prg;
 pub mod ring;
 pub mod server;
+pub mod session;
 pub mod spec;
+pub mod value;
 
 pub use rand_core;

@@ -1,0 +1,623 @@
+//! The device's session: bytes in, bytes out, no I/O.
+//!
+//! A driver asks [`DeviceSession::io`] where the next bytes from the link belong and which bytes
+//! wait to go out, and reports what it moved; see [`crate::driver`]. Everything that can arrive is
+//! either what this turn expects or a typed error, after which the session is closed and its
+//! buffers are wiped. A counter is burned before the first byte of its inference leaves.
+
+use core::fmt;
+
+use heapless::Vec;
+use rand_core::TryCryptoRng;
+use zeroize::Zeroize;
+
+use crate::channel::{Channel, ChannelError, Link, PublicKey, StaticSecret, buffer_bytes};
+use crate::circuit::{CircuitError, Program, SLOTS, Slot};
+use crate::device::{self, DeviceError, Offline, Online, Outgoing, Step};
+use crate::error::BufferError;
+use crate::keys::DeviceSeeds;
+use crate::spec::{PoolSpec, SpecError};
+
+use super::counters::{CounterError, Counters};
+use super::message::{
+    Control, FRAME_CONTROL, FRAME_DATA, FRAME_PAYLOAD, Hello, Infer, LinkProfile, Prepare, Refusal, Route, SlotStock,
+    ToDevice, ToServer,
+};
+
+/// Bytes of session state, without the lent buffers; for memory budgets.
+pub const SESSION_BYTES: usize = size_of::<DeviceSession<'static, NoCounters>>();
+
+/// The buffers that a session works in. All are wiped when it ends.
+#[derive(Debug)]
+pub struct DeviceMemory<'b> {
+    /// Incoming frame.
+    pub rx: &'b mut [u8],
+    /// Outgoing frame.
+    pub tx: &'b mut [u8],
+    /// Work space of the gates.
+    pub work: &'b mut [u32],
+    /// The private input of the inference under way.
+    pub input: &'b mut [i16],
+}
+
+impl DeviceMemory<'_> {
+    /// Bytes that `rx` and `tx` need, each.
+    pub const FRAME_BYTES: usize = buffer_bytes(FRAME_PAYLOAD);
+}
+
+/// Who the device is, and whom it trusts; from provisioning.
+#[derive(Clone, Copy)]
+pub struct DeviceIdentity<'k> {
+    /// The device's static key.
+    pub secret: &'k StaticSecret,
+    /// The server's public key.
+    pub server: PublicKey,
+    /// Seeds shared with dealer and server.
+    pub seeds: &'k DeviceSeeds,
+}
+
+/// What a device asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// The router, or one model.
+    pub slot: Slot,
+    /// Weight of cost in the router's score, in 1/256; see [`Infer::lambda`].
+    pub lambda: u16,
+    /// The link in use.
+    pub link: LinkProfile,
+}
+
+/// What happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The server said which pool it serves; requests may follow.
+    Ready,
+    /// An inference of this program is in stock.
+    Prepared(Slot),
+    /// The router chose this model; its run follows by itself.
+    Routed(Slot),
+    /// The answer is in [`DeviceSession::logits`].
+    Answer,
+    /// The server refused the request; the session goes on.
+    Refused(Refusal),
+}
+
+/// Why a session ended, or a request was not started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SessionError {
+    /// The channel failed.
+    Channel(ChannelError),
+    /// The server's pool is not valid.
+    Spec(SpecError),
+    /// A buffer is too small for this pool or program.
+    Buffer(BufferError),
+    /// The counter store failed.
+    Counters(CounterError),
+    /// A protocol message is not what this turn expects.
+    Device(DeviceError),
+    /// A frame came out of turn, or with another length than its turn has.
+    Frame,
+    /// A control message is malformed or out of turn.
+    Control,
+    /// The server offered a counter that was used before.
+    CounterReused {
+        /// Program.
+        slot: Slot,
+        /// Counter offered.
+        offered: u64,
+        /// Lowest counter that is still good.
+        lowest: u64,
+    },
+    /// A request was made while another is under way, or before the session was ready.
+    Busy,
+    /// The pool has no such program.
+    NoSuchSlot,
+    /// Nothing is in stock for this program.
+    StockEmpty(Slot),
+    /// The input has the wrong number of values.
+    InputLength {
+        /// Values that the pool takes.
+        expected: usize,
+        /// Values given.
+        found: usize,
+    },
+    /// An input value is outside the pool's range.
+    InputRange {
+        /// Its place.
+        index: usize,
+        /// The range's signed bits.
+        bits: u8,
+    },
+    /// The session is closed.
+    Closed,
+}
+
+macro_rules! from {
+    ($($source:ty => $variant:ident),*) => {$(
+        impl From<$source> for SessionError {
+            fn from(error: $source) -> Self {
+                Self::$variant(error)
+            }
+        }
+    )*};
+}
+from!(ChannelError => Channel, SpecError => Spec, BufferError => Buffer, CounterError => Counters, DeviceError => Device);
+
+impl From<CircuitError> for SessionError {
+    fn from(error: CircuitError) -> Self {
+        match error {
+            CircuitError::NoSuchSlot => Self::NoSuchSlot,
+            error => Self::Device(DeviceError::Circuit(error)),
+        }
+    }
+}
+
+impl fmt::Display for SessionError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Channel(error) => error.fmt(f),
+            Self::Spec(error) => error.fmt(f),
+            Self::Buffer(error) => error.fmt(f),
+            Self::Counters(error) => error.fmt(f),
+            Self::Device(error) => error.fmt(f),
+            Self::Frame => f.write_str("the server's frame is out of turn or has the wrong length"),
+            Self::Control => f.write_str("the server's control message is malformed or out of turn"),
+            Self::CounterReused { offered, lowest, .. } => {
+                write!(f, "the server offered counter {offered}, but all below {lowest} are spent: refused")
+            }
+            Self::Busy => f.write_str("a request is under way, or the session is not ready yet"),
+            Self::NoSuchSlot => f.write_str("the pool has no such model, or no router"),
+            Self::StockEmpty(Slot::Router) => f.write_str("nothing is in stock for the router: prepare first"),
+            Self::StockEmpty(Slot::Model(index)) => write!(f, "nothing is in stock for model {index}: prepare first"),
+            Self::InputLength { expected, found } => {
+                write!(f, "the input has {found} values, this pool takes {expected}")
+            }
+            Self::InputRange { index, bits } => {
+                write!(f, "input value {index} does not fit the pool's {bits} signed bits")
+            }
+            Self::Closed => f.write_str("the session is closed; connect again"),
+        }
+    }
+}
+
+impl core::error::Error for SessionError {}
+
+#[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "the state is one static object; no heap to box it on")]
+enum State {
+    /// The channel's handshake is under way.
+    Connecting,
+    /// `Hello` is to be sent as soon as the channel allows.
+    Greeting,
+    AwaitWelcome,
+    Idle,
+    Preparing { slot: Slot, counter: u64, announced: bool, offline: Offline },
+    AwaitPrepared { slot: Slot, counter: u64 },
+    Inferring { announce: Option<Infer>, router: bool, online: Online },
+    AwaitRoute,
+    Closed,
+}
+
+/// A device's session with a server.
+pub struct DeviceSession<'b, C> {
+    channel: Channel<'b>,
+    work: &'b mut [u32],
+    input: &'b mut [i16],
+    seeds: DeviceSeeds,
+    counters: C,
+    tile: u16,
+    state: State,
+    pool: Option<(PoolSpec, [u8; 32])>,
+    stock: Vec<SlotStock, SLOTS>,
+    /// Bytes of the frame in the channel that are used; `None` when no frame is held.
+    used: Option<usize>,
+    classes: usize,
+}
+
+impl<'b, C: Counters> DeviceSession<'b, C> {
+    /// Opens a session; the first bytes to send are pending at once. `tile` is how many tokens of a
+    /// linear gate are masked at a time: more take more work space and draw fewer blocks.
+    ///
+    /// # Errors
+    /// [`SessionError::Channel`] for a failing random source, [`SessionError::Buffer`] for frame
+    /// buffers shorter than [`DeviceMemory::FRAME_BYTES`].
+    pub fn connect<R: TryCryptoRng + ?Sized>(
+        identity: DeviceIdentity<'_>,
+        memory: DeviceMemory<'b>,
+        tile: u16,
+        counters: C,
+        rng: &mut R,
+    ) -> Result<Self, SessionError> {
+        let DeviceMemory { rx, tx, work, input } = memory;
+        BufferError::check("receive buffer", DeviceMemory::FRAME_BYTES, rx.len())?;
+        BufferError::check("send buffer", DeviceMemory::FRAME_BYTES, tx.len())?;
+        let channel = Channel::initiator(Link::DeviceServer, identity.secret, identity.server, rng, rx, tx)?;
+        Ok(Self {
+            channel,
+            work,
+            input,
+            seeds: identity.seeds.clone(),
+            counters,
+            tile,
+            state: State::Connecting,
+            pool: None,
+            stock: Vec::new(),
+            used: None,
+            classes: 0,
+        })
+    }
+
+    /// Where the next bytes from the link belong, and the bytes that wait to go out. The first is
+    /// empty while a frame is being worked on: then the second is not.
+    pub fn io(&mut self) -> (&mut [u8], &[u8]) {
+        if self.used.is_some() { (&mut [], self.channel.pending()) } else { self.channel.io() }
+    }
+
+    /// Reports that the first `count` bytes of the first half of [`io`](Self::io) were filled.
+    ///
+    /// # Errors
+    /// [`SessionError`]; the session is then closed.
+    pub fn received(&mut self, count: usize) -> Result<Option<Event>, SessionError> {
+        let outcome = self.take(count);
+        self.settle(outcome)
+    }
+
+    /// Reports that the first `count` bytes of the second half of [`io`](Self::io) went out.
+    ///
+    /// # Errors
+    /// [`SessionError`]; the session is then closed.
+    pub fn sent(&mut self, count: usize) -> Result<Option<Event>, SessionError> {
+        let outcome = self.channel.sent(count).map_err(SessionError::from).and_then(|()| self.pump());
+        self.settle(outcome)
+    }
+
+    /// Reports that the link ended.
+    ///
+    /// # Errors
+    /// Always one: a session ends by [`close`](Self::close).
+    pub fn link_ended(&mut self) -> Result<Option<Event>, SessionError> {
+        let outcome = self.channel.end_of_input();
+        self.close();
+        outcome?;
+        Err(SessionError::Closed)
+    }
+
+    /// Prepares the next inference of `slot`: sends its corrections.
+    ///
+    /// # Errors
+    /// [`SessionError`]. Before anything was sent the session stays as it was.
+    pub fn prepare(&mut self, slot: Slot) -> Result<(), SessionError> {
+        self.idle()?;
+        let program = self.program(slot)?;
+        let stock = self.stock_of(slot)?;
+        let counter = stock.first.saturating_add(u64::from(stock.ready));
+        let lowest = self.counters.next(slot)?;
+        if counter < lowest {
+            return Err(SessionError::CounterReused { slot, offered: counter, lowest });
+        }
+        let keys = self.seeds.keys(&self.fingerprint()?, slot, counter);
+        let offline = Offline::new(program, keys, self.tile, self.work.len())?;
+        self.state = State::Preparing { slot, counter, announced: false, offline };
+        self.start()
+    }
+
+    /// Answers a private input: by the model that the router picks, or by one model.
+    ///
+    /// # Errors
+    /// [`SessionError`]. Before anything was sent the session stays as it was.
+    pub fn infer(&mut self, request: Request, input: &[i16]) -> Result<(), SessionError> {
+        self.idle()?;
+        let slot = request.slot;
+        self.fits(slot)?;
+        self.check_input(input)?;
+        let stock = self.stock_of(slot)?;
+        if stock.ready == 0 {
+            return Err(SessionError::StockEmpty(slot));
+        }
+        let announce = Infer {
+            slot,
+            counter: stock.first,
+            lambda: request.lambda,
+            allowed: self.allowed(),
+            link: request.link,
+        };
+        for (slot, value) in self.input.iter_mut().zip(input) {
+            *slot = *value;
+        }
+        let online = self.burn(slot, stock.first)?;
+        self.state = State::Inferring { announce: Some(announce), router: slot == Slot::Router, online };
+        self.start()
+    }
+
+    /// The pool that the server serves, once ready.
+    #[must_use]
+    pub fn pool(&self) -> Option<&PoolSpec> {
+        self.pool.as_ref().map(|(pool, _)| pool)
+    }
+
+    /// Inferences in stock for `slot`.
+    #[must_use]
+    pub fn ready(&self, slot: Slot) -> u32 {
+        self.stock_of(slot).map_or(0, |stock| stock.ready)
+    }
+
+    /// Whether program `slot` fits the lent buffers.
+    ///
+    /// # Errors
+    /// [`SessionError::Buffer`] names the buffer and what it needs; [`SessionError::NoSuchSlot`].
+    pub fn fits(&self, slot: Slot) -> Result<(), SessionError> {
+        let program = self.program(slot)?;
+        let (pool, _) = self.pool.as_ref().ok_or(SessionError::Busy)?;
+        BufferError::check("input buffer", usize::from(pool.input_len), self.input.len())?;
+        BufferError::check("device workspace", device::work_words(&program, self.tile)?, self.work.len())?;
+        Ok(())
+    }
+
+    /// The logits of the last answer, at the scale of the accumulators.
+    pub fn logits(&self) -> impl Iterator<Item = i32> {
+        self.work.iter().take(self.classes).map(|word| *word as i32)
+    }
+
+    /// The class of the last answer: the largest logit, the first of equals.
+    #[must_use]
+    pub fn class(&self) -> Option<usize> {
+        // Branches on the answer are the device's own affair, but cost nothing to avoid in time
+        // that the link could show: the answer is the last message.
+        self.logits().enumerate().fold(None, |best, (class, logit)| match best {
+            Some((_, largest)) if largest >= logit => best,
+            _ => Some((class, logit)),
+        })
+        .map(|(class, _)| class)
+    }
+
+    /// Whether the session is closed.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        matches!(self.state, State::Closed)
+    }
+
+    /// Ends the session and wipes what it lent.
+    pub fn close(&mut self) {
+        self.channel.close();
+        self.state = State::Closed;
+        self.used = None;
+        self.classes = 0;
+        self.work.zeroize();
+        self.input.zeroize();
+    }
+
+    fn settle(&mut self, outcome: Result<Option<Event>, SessionError>) -> Result<Option<Event>, SessionError> {
+        if outcome.is_err() {
+            self.close();
+        }
+        outcome
+    }
+
+    fn idle(&self) -> Result<(), SessionError> {
+        match self.state {
+            State::Idle => Ok(()),
+            State::Closed => Err(SessionError::Closed),
+            _ => Err(SessionError::Busy),
+        }
+    }
+
+    /// Sends the first frame of a request.
+    fn start(&mut self) -> Result<(), SessionError> {
+        let outcome = self.pump();
+        self.settle(outcome).map(|_| ())
+    }
+
+    fn program(&self, slot: Slot) -> Result<Program, SessionError> {
+        let (pool, _) = self.pool.as_ref().ok_or(SessionError::Busy)?;
+        Ok(Program::of(pool, slot)?)
+    }
+
+    fn fingerprint(&self) -> Result<[u8; 32], SessionError> {
+        self.pool.as_ref().map(|(_, fingerprint)| *fingerprint).ok_or(SessionError::Busy)
+    }
+
+    fn stock_of(&self, slot: Slot) -> Result<SlotStock, SessionError> {
+        self.stock.iter().find(|stock| stock.slot == slot).copied().ok_or(SessionError::NoSuchSlot)
+    }
+
+    /// Bit `i` says that model `i` fits this device.
+    fn allowed(&self) -> u8 {
+        (0..8u8).filter(|index| self.fits(Slot::Model(*index)).is_ok()).fold(0, |bits, index| bits | 1 << index)
+    }
+
+    fn check_input(&self, input: &[i16]) -> Result<(), SessionError> {
+        let (pool, _) = self.pool.as_ref().ok_or(SessionError::Busy)?;
+        let expected = usize::from(pool.input_len);
+        if input.len() != expected {
+            return Err(SessionError::InputLength { expected, found: input.len() });
+        }
+        let bits = pool.input_bits;
+        let limit = 1i32 << (bits - 1);
+        match input.iter().position(|value| !(-limit..limit).contains(&i32::from(*value))) {
+            Some(index) => Err(SessionError::InputRange { index, bits }),
+            None => Ok(()),
+        }
+    }
+
+    /// Burns `counter` and only then makes anything that depends on its masks.
+    fn burn(&mut self, slot: Slot, counter: u64) -> Result<Online, SessionError> {
+        let program = self.program(slot)?;
+        let lowest = self.counters.next(slot)?;
+        if counter < lowest {
+            return Err(SessionError::CounterReused { slot, offered: counter, lowest });
+        }
+        self.counters.burn(slot, counter)?;
+        if let Some(stock) = self.stock.iter_mut().find(|stock| stock.slot == slot) {
+            let skipped = counter.saturating_add(1).saturating_sub(stock.first);
+            stock.ready = stock.ready.saturating_sub(u32::try_from(skipped).unwrap_or(u32::MAX));
+            stock.first = counter.saturating_add(1);
+        }
+        let keys = self.seeds.keys(&self.fingerprint()?, slot, counter);
+        Ok(Online::new(program, keys, self.work.len())?)
+    }
+
+    fn take(&mut self, count: usize) -> Result<Option<Event>, SessionError> {
+        use crate::channel::Event as Arrived;
+        match self.channel.received(count)? {
+            Arrived::NeedMore => Ok(None),
+            Arrived::Established => {
+                self.state = State::Greeting;
+                self.pump()
+            }
+            Arrived::Identity(_) => Err(SessionError::Frame),
+            Arrived::Frame { kind: FRAME_CONTROL, .. } => self.control(),
+            Arrived::Frame { kind: FRAME_DATA, len } => match &self.state {
+                State::Inferring { online, .. } if len > 0 && len == online.inbound().min(FRAME_PAYLOAD) => {
+                    self.used = Some(0);
+                    self.pump()
+                }
+                _ => Err(SessionError::Frame),
+            },
+            Arrived::Frame { .. } => Err(SessionError::Frame),
+        }
+    }
+
+    fn control(&mut self) -> Result<Option<Event>, SessionError> {
+        let message = ToDevice::from_bytes(self.channel.payload()).map_err(|_| SessionError::Control)?;
+        match (message, &self.state) {
+            (ToDevice::Welcome(welcome), State::AwaitWelcome) => {
+                let pool = PoolSpec::from_bytes(&welcome.pool)?;
+                let fingerprint = pool.fingerprint()?;
+                let known = |stock: &SlotStock| pool.slots().any(|slot| slot == stock.slot);
+                if !welcome.stock.iter().all(known) {
+                    return Err(SessionError::Control);
+                }
+                self.pool = Some((pool, fingerprint));
+                self.stock = welcome.stock;
+                self.state = State::Idle;
+                Ok(Some(Event::Ready))
+            }
+            (ToDevice::Prepared(prepared), State::AwaitPrepared { slot, counter }) => {
+                let slot = *slot;
+                let next = prepared.stock.first.saturating_add(u64::from(prepared.stock.ready));
+                if prepared.stock.slot != slot || next != counter.saturating_add(1) {
+                    return Err(SessionError::Control);
+                }
+                if let Some(stock) = self.stock.iter_mut().find(|stock| stock.slot == slot) {
+                    *stock = prepared.stock;
+                }
+                self.state = State::Idle;
+                Ok(Some(Event::Prepared(slot)))
+            }
+            (ToDevice::Route(Route { slot: slot @ Slot::Model(_), counter }), State::AwaitRoute) => {
+                self.fits(slot)?;
+                let online = self.burn(slot, counter)?;
+                self.state = State::Inferring { announce: None, router: false, online };
+                self.pump()?;
+                Ok(Some(Event::Routed(slot)))
+            }
+            (ToDevice::Refused(refusal), State::AwaitPrepared { .. } | State::AwaitRoute | State::Inferring { .. }) => {
+                self.input.zeroize();
+                self.work.zeroize();
+                self.state = State::Idle;
+                Ok(Some(Event::Refused(refusal)))
+            }
+            _ => Err(SessionError::Control),
+        }
+    }
+
+    /// Works until a frame is pending, the peer's next frame is needed, or something happened.
+    fn pump(&mut self) -> Result<Option<Event>, SessionError> {
+        while self.channel.can_send() {
+            match &mut self.state {
+                State::Greeting => {
+                    let mut counters = [0; SLOTS];
+                    for (code, counter) in (0u8..).zip(&mut counters) {
+                        *counter = self.counters.next(Slot::from_code(code))?;
+                    }
+                    self.state = State::AwaitWelcome;
+                    self.say(&ToServer::Hello(Hello { counters }))?;
+                }
+                State::Preparing { slot, counter, announced, offline } => {
+                    let (slot, counter) = (*slot, *counter);
+                    if !*announced {
+                        *announced = true;
+                        self.say(&ToServer::Prepare(Prepare { slot, counter }))?;
+                        continue;
+                    }
+                    let room = self.channel.outgoing()?;
+                    let mut frame = Outgoing::new(room.get_mut(..FRAME_PAYLOAD).ok_or(SessionError::Frame)?);
+                    match offline.advance(self.work, &mut frame)? {
+                        Step::Flush => {
+                            let len = frame.len;
+                            self.channel.seal(FRAME_DATA, len)?;
+                        }
+                        Step::Done | Step::Input => self.state = State::AwaitPrepared { slot, counter },
+                    }
+                }
+                State::Inferring { announce, router, online } => {
+                    if let Some(infer) = announce.take() {
+                        self.say(&ToServer::Infer(infer))?;
+                        continue;
+                    }
+                    let router = *router;
+                    let (held, room) = self.channel.exchange()?;
+                    let mut rx = self.used.and_then(|used| held.get(used..)).unwrap_or(&[]);
+                    let before = rx.len();
+                    let mut frame = Outgoing::new(room.get_mut(..FRAME_PAYLOAD).ok_or(SessionError::Frame)?);
+                    let step = online.advance(self.input, self.work, &mut rx, &mut frame)?;
+                    let (left, len) = (rx.len(), frame.len);
+                    self.used = self.used.map(|used| used + before - left).filter(|_| left > 0);
+                    match step {
+                        Step::Flush => self.channel.seal(FRAME_DATA, len)?,
+                        Step::Input if left == 0 => return Ok(None),
+                        Step::Input => return Err(SessionError::Frame),
+                        Step::Done if router => {
+                            self.state = State::AwaitRoute;
+                        }
+                        Step::Done => {
+                            self.classes = self.pool.as_ref().map_or(0, |(pool, _)| usize::from(pool.classes));
+                            self.input.zeroize();
+                            self.state = State::Idle;
+                            return Ok(Some(Event::Answer));
+                        }
+                    }
+                }
+                State::Closed => return Err(SessionError::Closed),
+                State::Connecting
+                | State::AwaitWelcome
+                | State::Idle
+                | State::AwaitPrepared { .. }
+                | State::AwaitRoute => return Ok(None),
+            }
+        }
+        Ok(None)
+    }
+
+    fn say(&mut self, message: &ToServer) -> Result<(), SessionError> {
+        let len = message.to_bytes(self.channel.outgoing()?).map_err(|_| SessionError::Control)?;
+        Ok(self.channel.seal(FRAME_CONTROL, len)?)
+    }
+}
+
+impl<C> Drop for DeviceSession<'_, C> {
+    fn drop(&mut self) {
+        self.channel.close();
+        self.work.zeroize();
+        self.input.zeroize();
+    }
+}
+
+impl<C> fmt::Debug for DeviceSession<'_, C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DeviceSession").finish_non_exhaustive()
+    }
+}
+
+/// Stands for a counter store where only a size is asked.
+struct NoCounters;
+
+impl Counters for NoCounters {
+    fn next(&mut self, _: Slot) -> Result<u64, CounterError> {
+        Err(CounterError)
+    }
+    fn burn(&mut self, _: Slot, _: u64) -> Result<(), CounterError> {
+        Err(CounterError)
+    }
+}
