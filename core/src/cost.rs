@@ -9,7 +9,7 @@ use crate::device;
 use crate::prg::BLOCK_WORDS;
 use crate::server;
 use crate::session::{
-    DeviceMemory, Infer, LinkProfile, Prepare, PreparedStock, Route, SESSION_BYTES, SlotStock, ToDevice, ToServer,
+    DeviceMemory, FRAME_PAYLOAD, Infer, LinkProfile, Prepare, PreparedStock, Route, SESSION_BYTES, SlotStock, ToDevice, ToServer,
     encoded_bytes, framed_bytes,
 };
 use crate::spec::PoolSpec;
@@ -48,7 +48,8 @@ pub struct Cost {
     pub offline: Traffic,
     /// Bytes of the dealer's stock item.
     pub dealer_to_server: u64,
-    /// ChaCha blocks that the device computes online.
+    /// ChaCha blocks that the device computes online, when every frame goes out before the next is
+    /// worked on.
     pub device_blocks_online: u64,
     /// ChaCha blocks that the device computes offline.
     pub device_blocks_offline: u64,
@@ -56,6 +57,8 @@ pub struct Cost {
     pub device_work_words: usize,
     /// Words of the server's work space.
     pub server_work_words: usize,
+    /// Words of the dealer's work space.
+    pub dealer_work_words: usize,
     /// Weights at the server.
     pub weights: u32,
 }
@@ -67,7 +70,7 @@ impl Cost {
     /// [`CircuitError`].
     pub fn of(pool: &PoolSpec, slot: Slot, tile: u16) -> Result<Self, CircuitError> {
         let program = Program::of(pool, slot)?;
-        let mut count = Count { cost: Self::default(), tile: tile.max(1), device_turn: false };
+        let mut count = Count { cost: Self::default(), tile: tile.max(1), device_turn: false, cuts: 0 };
         let layout = program.walk(&mut count)?;
         let mut cost = count.cost;
 
@@ -80,7 +83,7 @@ impl Cost {
             cost.online.half_trips += 1;
         }
         let prepare = ToServer::Prepare(Prepare { slot, counter: 0 });
-        let stock = SlotStock { slot, first: 0, ready: 0 };
+        let stock = SlotStock { slot, first: 0, fresh: 0, ready: 0 };
         let prepared = ToDevice::Prepared(PreparedStock { stock });
         cost.offline = Traffic {
             up: control_bytes(encoded_bytes(&prepare)) + framed_bytes(layout.correction_bytes()),
@@ -90,6 +93,7 @@ impl Cost {
         cost.dealer_to_server = layout.stock;
         cost.device_work_words = device::work_words(&program, tile.max(1))?;
         cost.server_work_words = server::work_words(&program)?;
+        cost.dealer_work_words = crate::dealer::work_words(&program)?;
         cost.weights = layout.weights;
         Ok(cost)
     }
@@ -120,6 +124,7 @@ impl Cost {
             device_blocks_offline: self.device_blocks_offline + model.device_blocks_offline,
             device_work_words: self.device_work_words.max(model.device_work_words),
             server_work_words: self.server_work_words.max(model.server_work_words),
+            dealer_work_words: self.dealer_work_words.max(model.dealer_work_words),
             weights: self.weights + model.weights,
         }
     }
@@ -136,6 +141,13 @@ impl Cost {
     pub fn server_ram_bytes(&self) -> u64 {
         4 * self.server_work_words as u64 + self.dealer_to_server + self.offline.up
     }
+
+    /// RAM of the dealer for one inference of this program, in bytes: work space, masked weights
+    /// and the stock item.
+    #[must_use]
+    pub fn dealer_ram_bytes(&self) -> u64 {
+        4 * (self.dealer_work_words as u64 + u64::from(self.weights)) + self.dealer_to_server
+    }
 }
 
 const fn control_bytes(payload: usize) -> u64 {
@@ -147,11 +159,33 @@ struct Count {
     tile: u16,
     /// Whether the device sent last.
     device_turn: bool,
+    /// Frames of the offline message that earlier gates filled.
+    cuts: u64,
 }
 
 /// Blocks that hold `count` words from word `first` on.
 const fn blocks(first: u64, count: u64) -> u64 {
     if count == 0 { 0 } else { (first % BLOCK_WORDS as u64 + count).div_ceil(BLOCK_WORDS as u64) }
+}
+
+/// Blocks of one word per element for `elements` packed elements of `bits` bits, from bit `at` of
+/// their message, where every full frame breaks the stream off at an element and takes it up again
+/// there. The element that finds the frame full was drawn already if `ahead`. `cuts` frames were
+/// full before and are counted on.
+fn framed_blocks(at: u64, elements: u64, bits: u8, words: u64, ahead: bool, cuts: &mut u64) -> u64 {
+    let (bits, frame) = (u64::from(bits).max(1), 8 * FRAME_PAYLOAD as u64);
+    let (mut total, mut first) = (0, 0);
+    loop {
+        // An element waits when those before it fill the frame and a byte beyond.
+        let full = (*cuts + 1) * frame + 8;
+        let waits = full.saturating_sub(at).div_ceil(bits);
+        if waits >= elements {
+            return total + blocks(words * first, words * (elements - first));
+        }
+        total += blocks(words * first, words * (waits + u64::from(ahead) - first));
+        first = waits;
+        *cuts += 1;
+    }
 }
 
 /// Blocks of a wire's masks over `rows` when every run is sought apart.
@@ -201,9 +235,12 @@ impl Party for Count {
         let elements = u64::from(gate.elements());
         let cost = &mut self.cost;
         match &gate.operand {
-            Operand::Private => cost.device_blocks_online += blocks(0, elements),
+            Operand::Private => {
+                cost.device_blocks_online += framed_blocks(0, elements, gate.out.bits, 1, true, &mut 0);
+            }
             Operand::Linear(linear) if gate.corrects_offline() => {
-                cost.device_blocks_offline += blocks(0, elements);
+                cost.device_blocks_offline +=
+                    framed_blocks(gate.corrections_at, elements, gate.bits(), 1, true, &mut self.cuts);
                 let masks = self.linear_blocks(linear);
                 self.cost.device_blocks_offline += masks;
             }
@@ -224,11 +261,14 @@ impl Party for Count {
                 }
             }
             Operand::Combine(combine) => {
-                cost.device_blocks_offline += blocks(0, elements) + blocks(0, u64::from(combine.wire.elements()));
+                cost.device_blocks_offline +=
+                    framed_blocks(gate.corrections_at, elements, gate.bits(), 1, true, &mut self.cuts)
+                        + blocks(0, u64::from(combine.wire.elements()));
             }
         }
         self.cost.device_blocks_online += match gate.response {
-            crate::circuit::Response::Requantise(_) => blocks(0, 2 * elements),
+            // Indices of one bit end their frames at a whole block: only full answers break it.
+            crate::circuit::Response::Requantise(_) => framed_blocks(0, elements, gate.out.bits, 2, false, &mut 0),
             crate::circuit::Response::Table { .. } => elements,
             crate::circuit::Response::Share | crate::circuit::Response::Reveal { .. } => 0,
         };

@@ -8,7 +8,7 @@ use core::fmt;
 
 use zeroize::Zeroize;
 
-use crate::circuit::{CircuitError, Combine, Gate, HeadView, Linear, MessageKind, Operand, Party, Product, Program, Response};
+use crate::circuit::{CircuitError, Combine, Gate, HeadView, MessageKind, Operand, Party, Product, Program, Response};
 use crate::error::BufferError;
 use crate::gate::{combine, linear, opening, table};
 use crate::keys::DeviceKeys;
@@ -275,6 +275,8 @@ pub struct Online {
     /// Next element of the message.
     element: u32,
     product: ProductPlace,
+    /// A reveal's masks stand in the work space.
+    masked: bool,
     /// Bytes of the server's message that have not come yet.
     inbound: usize,
     packer: Packer,
@@ -295,6 +297,7 @@ impl Online {
             stage: Stage::Respond,
             element: 0,
             product: ProductPlace::default(),
+            masked: false,
             inbound: 0,
             packer: Packer::default(),
             unpacker: Unpacker::default(),
@@ -366,6 +369,7 @@ impl Online {
     fn begin(&mut self, stage: Stage) {
         self.stage = stage;
         self.element = 0;
+        self.masked = false;
         let wanted = |kind| match stage {
             Stage::Product => kind == MessageKind::Operands,
             _ => matches!(kind, MessageKind::Index | MessageKind::Reveal),
@@ -438,10 +442,11 @@ impl Online {
 
     /// Output gate: the server's share less the operand's mask.
     fn reveal(&mut self, gate: &Gate, bits: u8, work: &mut [u32], rx: &mut &[u8]) -> Result<Flow, DeviceError> {
-        if self.element == 0 {
+        if !self.masked {
             if let Operand::Linear(linear) = &gate.operand {
-                self.reveal_masks(gate.id, linear, work)?;
+                linear::device_masks(gate.id, linear, &self.keys, 0, linear.rows, work)?;
             }
+            self.masked = true;
         }
         while self.element < gate.elements() {
             let Some(y_hat) = self.unpacker.pull(bits, rx) else { return Ok(Flow::Pause(Step::Input)) };
@@ -451,11 +456,6 @@ impl Online {
             self.element += 1;
         }
         self.end_of_message(rx)
-    }
-
-    fn reveal_masks(&self, gate: u16, linear: &Linear, work: &mut [u32]) -> Result<(), DeviceError> {
-        linear::device_masks(gate, linear, &self.keys, 0, linear.rows, work)?;
-        Ok(())
     }
 
     /// Product: takes `E_y`, then row by row takes `E_x` and gives the corrections of

@@ -49,6 +49,7 @@ pub fn run<L: Read + Write, C: Counters>(
         let (wanted, pending) = session.io();
         let outcome = if !pending.is_empty() {
             match link.write(pending) {
+                Ok(0) => session.link_ended()?,
                 Ok(count) => session.sent(count)?,
                 Err(error) => return Err(failed(session, error)),
             }

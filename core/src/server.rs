@@ -330,5 +330,6 @@ impl Drop for Server<'_> {
     fn drop(&mut self) {
         // Shares are one-time padded, but with the device's masks they are intermediate values.
         self.arena.zeroize();
+        self.scratch.zeroize();
     }
 }

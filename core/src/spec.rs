@@ -152,6 +152,8 @@ pub enum SpecError {
     InputLength,
     /// `heads` does not divide `width`.
     Heads,
+    /// A name is empty or not printable ASCII; the field's name.
+    Name(&'static str),
     /// The lent buffer is too small for the encoding.
     BufferTooSmall,
     /// The sizes are in range one by one, and a program of them is not.
@@ -170,6 +172,7 @@ impl fmt::Display for SpecError {
             Self::Bits(field) => write!(f, "the bit widths of `{field}` in the pool spec are out of range"),
             Self::InputLength => f.write_str("a model's tokens x features is not the pool's input length"),
             Self::Heads => f.write_str("a model's width is not a multiple of its heads"),
+            Self::Name(field) => write!(f, "the name of a {field} in the pool spec is empty or not printable ASCII"),
             Self::BufferTooSmall => f.write_str("the buffer lent for the pool spec's encoding is too small"),
             Self::Program(error) => write!(f, "a program of the pool spec cannot be built: {error}"),
         }
@@ -180,6 +183,12 @@ impl core::error::Error for SpecError {}
 
 fn within(value: u16, max: u16, field: &'static str) -> Result<(), SpecError> {
     if value == 0 || value > max { Err(SpecError::Size(field)) } else { Ok(()) }
+}
+
+/// Names are shown on terminals: nothing in them may steer one.
+fn printable(name: &str, field: &'static str) -> Result<(), SpecError> {
+    let shown = |byte: u8| byte == b' ' || byte.is_ascii_graphic();
+    if !name.is_empty() && name.bytes().all(shown) { Ok(()) } else { Err(SpecError::Name(field)) }
 }
 
 impl ModelSpec {
@@ -257,6 +266,7 @@ impl PoolSpec {
     /// # Errors
     /// The first [`SpecError`] met.
     pub fn validate(&self) -> Result<(), SpecError> {
+        printable(&self.task, "task")?;
         within(self.input_len, MAX_INPUT, "input_len")?;
         within(self.classes, MAX_CLASSES, "classes")?;
         if self.input_bits < 2 || self.input_bits > 16 {
@@ -269,6 +279,7 @@ impl PoolSpec {
             return Err(SpecError::ModelCount);
         }
         for model in &self.models {
+            printable(&model.name, "model")?;
             model.spec.validate(self.input_len)?;
         }
         if let Some(router) = &self.router {

@@ -2,7 +2,7 @@
 
 mod lab;
 
-use lab::{Dither, Secret, Seeds, reference, run};
+use lab::{Dither, Seeds, random_secret as secret, reference, run};
 use proptest::prelude::*;
 use secure_router_core::circuit::{Program, Slot};
 use secure_router_core::clear::ClearError;
@@ -23,21 +23,6 @@ prop_compose! {
             qkv: opening(shift, 14), score: opening(shift, 10), mix: opening(shift, 14), ffn_in: opening(shift + 1, 10),
             output_bits: 26,
         }
-    }
-}
-
-fn secret(program: Program, seed: u64, size: i16) -> Secret {
-    let layout = program.layout().unwrap();
-    let mut state = seed;
-    let mut draw = move |limit: i64| {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 33) as i64 % (2 * limit + 1) - limit
-    };
-    Secret {
-        program,
-        weights: (0..layout.weights).map(|_| draw(i64::from(size)) as i16).collect(),
-        biases: (0..layout.biases).map(|_| draw(100) as i32).collect(),
-        tables: (0..layout.tables).map(|_| draw(15) as i16).collect(),
     }
 }
 

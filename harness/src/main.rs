@@ -1,1 +1,99 @@
-fn main(){}
+//! The command line.
+
+mod cost;
+mod deal;
+mod demo;
+mod infer;
+mod links;
+mod serve;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand};
+
+/// Private inference on microcontrollers: a device gets an answer about an input it never shows,
+/// from models that the server never shows.
+#[derive(Parser)]
+#[command(version, about)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    demo: demo::Demo,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Starts dealer, server and device on this machine and classifies real inputs (the default).
+    Demo(demo::Demo),
+    /// Makes the keys and seeds of a device, and of server and dealer where there are none.
+    Provision(Provision),
+    /// The dealer: makes correlated randomness for one server.
+    Deal(deal::Deal),
+    /// The server party.
+    Serve(serve::Serve),
+    /// The desktop device: prepares stock.
+    Prepare(infer::Prepare),
+    /// The desktop device: prepares on demand and classifies inputs.
+    Device(infer::Device),
+    /// Prints the cost model of a pool.
+    Cost(cost::CostOf),
+}
+
+#[derive(Args)]
+struct Provision {
+    /// Where the files of all parties are made; each then goes to its party alone.
+    #[arg(long, default_value = "keys")]
+    directory: PathBuf,
+    /// Name of the new device.
+    #[arg(long)]
+    device: String,
+}
+
+fn main() -> ExitCode {
+    tracing_subscriber::fmt()
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_env("SECURE_ROUTER_LOG")
+                .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn")),
+        )
+        .with_writer(std::io::stderr)
+        .init();
+    match run(Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("secure-router: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> Result<()> {
+    match arguments.command.unwrap_or(Command::Demo(arguments.demo)) {
+        Command::Demo(demo) => demo.run(),
+        Command::Provision(provision) => {
+            let path = secure_router::provision::provision(&provision.directory, &provision.device)?;
+            println!("{}", path.display());
+            Ok(())
+        }
+        Command::Deal(deal) => deal.run(),
+        Command::Serve(serve) => serve.run(),
+        Command::Prepare(prepare) => prepare.run(),
+        Command::Device(device) => device.run(),
+        Command::Cost(cost) => cost.run(),
+    }
+}
+
+/// A runtime for one party.
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    Ok(tokio::runtime::Builder::new_multi_thread().enable_all().build()?)
+}
+
+/// Binds, and says where on standard output, for people and for processes that wait for it.
+async fn listen(address: &str) -> Result<tokio::net::TcpListener> {
+    use anyhow::Context;
+    let listener = tokio::net::TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
+    println!("listening on {}", listener.local_addr()?);
+    Ok(listener)
+}

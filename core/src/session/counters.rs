@@ -4,6 +4,10 @@ use core::fmt;
 
 use crate::circuit::Slot;
 
+/// How far beyond the lowest unburned counter the server may go. A server that offers more would
+/// spend the device's counters for good.
+pub const MAX_COUNTER_SKIP: u64 = 1 << 20;
+
 /// The store of the counters failed; nothing was started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CounterError;

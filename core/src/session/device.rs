@@ -18,7 +18,7 @@ use crate::error::BufferError;
 use crate::keys::DeviceSeeds;
 use crate::spec::{PoolSpec, SpecError};
 
-use super::counters::{CounterError, Counters};
+use super::counters::{CounterError, Counters, MAX_COUNTER_SKIP};
 use super::message::{
     Control, FRAME_CONTROL, FRAME_DATA, FRAME_PAYLOAD, Hello, Infer, LinkProfile, Prepare, Refusal, Route, SlotStock,
     ToDevice, ToServer,
@@ -100,6 +100,15 @@ pub enum SessionError {
     Frame,
     /// A control message is malformed or out of turn.
     Control,
+    /// The server offered a counter far beyond the next: burning it would spend all before it.
+    CounterAhead {
+        /// Program.
+        slot: Slot,
+        /// Counter offered.
+        offered: u64,
+        /// Lowest counter that is still good.
+        lowest: u64,
+    },
     /// The server offered a counter that was used before.
     CounterReused {
         /// Program.
@@ -166,6 +175,9 @@ impl fmt::Display for SessionError {
             Self::CounterReused { offered, lowest, .. } => {
                 write!(f, "the server offered counter {offered}, but all below {lowest} are spent: refused")
             }
+            Self::CounterAhead { offered, lowest, .. } => {
+                write!(f, "the server offered counter {offered}, more than {MAX_COUNTER_SKIP} beyond {lowest}: refused")
+            }
             Self::Busy => f.write_str("a request is under way, or the session is not ready yet"),
             Self::NoSuchSlot => f.write_str("the pool has no such model, or no router"),
             Self::StockEmpty(Slot::Router) => f.write_str("nothing is in stock for the router: prepare first"),
@@ -212,6 +224,8 @@ pub struct DeviceSession<'b, C> {
     stock: Vec<SlotStock, SLOTS>,
     /// Bytes of the frame in the channel that are used; `None` when no frame is held.
     used: Option<usize>,
+    /// Bytes of the outgoing frame that are filled while more input is needed to complete it.
+    filled: usize,
     classes: usize,
 }
 
@@ -239,11 +253,12 @@ impl<'b, C: Counters> DeviceSession<'b, C> {
             input,
             seeds: identity.seeds.clone(),
             counters,
-            tile,
+            tile: tile.max(1),
             state: State::Connecting,
             pool: None,
             stock: Vec::new(),
             used: None,
+            filled: 0,
             classes: 0,
         })
     }
@@ -291,13 +306,11 @@ impl<'b, C: Counters> DeviceSession<'b, C> {
         self.idle()?;
         let program = self.program(slot)?;
         let stock = self.stock_of(slot)?;
-        let counter = stock.first.saturating_add(u64::from(stock.ready));
-        let lowest = self.counters.next(slot)?;
-        if counter < lowest {
-            return Err(SessionError::CounterReused { slot, offered: counter, lowest });
-        }
+        let counter = stock.fresh;
+        self.fresh(slot, counter)?;
         let keys = self.seeds.keys(&self.fingerprint()?, slot, counter);
         let offline = Offline::new(program, keys, self.tile, self.work.len())?;
+        self.classes = 0;
         self.state = State::Preparing { slot, counter, announced: false, offline };
         self.start()
     }
@@ -322,10 +335,15 @@ impl<'b, C: Counters> DeviceSession<'b, C> {
             allowed: self.allowed(),
             link: request.link,
         };
+        if slot == Slot::Router && announce.allowed == 0 {
+            // No model could follow: the router's stock would be spent for nothing.
+            self.fits(Slot::Model(0))?;
+        }
+        let online = self.burn(slot, stock.first)?;
         for (slot, value) in self.input.iter_mut().zip(input) {
             *slot = *value;
         }
-        let online = self.burn(slot, stock.first)?;
+        self.classes = 0;
         self.state = State::Inferring { announce: Some(announce), router: slot == Slot::Router, online };
         self.start()
     }
@@ -382,6 +400,7 @@ impl<'b, C: Counters> DeviceSession<'b, C> {
         self.channel.close();
         self.state = State::Closed;
         self.used = None;
+        self.filled = 0;
         self.classes = 0;
         self.work.zeroize();
         self.input.zeroize();
@@ -440,13 +459,23 @@ impl<'b, C: Counters> DeviceSession<'b, C> {
         }
     }
 
+    /// Refuses a counter that is spent, or so far ahead that burning it would use up the store.
+    fn fresh(&mut self, slot: Slot, offered: u64) -> Result<(), SessionError> {
+        let lowest = self.counters.next(slot)?;
+        match offered.checked_sub(lowest) {
+            None => Err(SessionError::CounterReused { slot, offered, lowest }),
+            // The last counter stays unused, so that one always follows.
+            Some(skipped) if skipped > MAX_COUNTER_SKIP || offered == u64::MAX => {
+                Err(SessionError::CounterAhead { slot, offered, lowest })
+            }
+            Some(_) => Ok(()),
+        }
+    }
+
     /// Burns `counter` and only then makes anything that depends on its masks.
     fn burn(&mut self, slot: Slot, counter: u64) -> Result<Online, SessionError> {
         let program = self.program(slot)?;
-        let lowest = self.counters.next(slot)?;
-        if counter < lowest {
-            return Err(SessionError::CounterReused { slot, offered: counter, lowest });
-        }
+        self.fresh(slot, counter)?;
         self.counters.burn(slot, counter)?;
         if let Some(stock) = self.stock.iter_mut().find(|stock| stock.slot == slot) {
             let skipped = counter.saturating_add(1).saturating_sub(stock.first);
@@ -495,8 +524,7 @@ impl<'b, C: Counters> DeviceSession<'b, C> {
             }
             (ToDevice::Prepared(prepared), State::AwaitPrepared { slot, counter }) => {
                 let slot = *slot;
-                let next = prepared.stock.first.saturating_add(u64::from(prepared.stock.ready));
-                if prepared.stock.slot != slot || next != counter.saturating_add(1) {
+                if prepared.stock.slot != slot || prepared.stock.fresh != counter.saturating_add(1) {
                     return Err(SessionError::Control);
                 }
                 if let Some(stock) = self.stock.iter_mut().find(|stock| stock.slot == slot) {
@@ -515,6 +543,7 @@ impl<'b, C: Counters> DeviceSession<'b, C> {
             (ToDevice::Refused(refusal), State::AwaitPrepared { .. } | State::AwaitRoute | State::Inferring { .. }) => {
                 self.input.zeroize();
                 self.work.zeroize();
+                self.filled = 0;
                 self.state = State::Idle;
                 Ok(Some(Event::Refused(refusal)))
             }
@@ -561,9 +590,11 @@ impl<'b, C: Counters> DeviceSession<'b, C> {
                     let mut rx = self.used.and_then(|used| held.get(used..)).unwrap_or(&[]);
                     let before = rx.len();
                     let mut frame = Outgoing::new(room.get_mut(..FRAME_PAYLOAD).ok_or(SessionError::Frame)?);
+                    frame.len = self.filled;
                     let step = online.advance(self.input, self.work, &mut rx, &mut frame)?;
                     let (left, len) = (rx.len(), frame.len);
                     self.used = self.used.map(|used| used + before - left).filter(|_| left > 0);
+                    self.filled = if step == Step::Input { len } else { 0 };
                     match step {
                         Step::Flush => self.channel.seal(FRAME_DATA, len)?,
                         Step::Input if left == 0 => return Ok(None),
@@ -574,6 +605,8 @@ impl<'b, C: Counters> DeviceSession<'b, C> {
                         Step::Done => {
                             self.classes = self.pool.as_ref().map_or(0, |(pool, _)| usize::from(pool.classes));
                             self.input.zeroize();
+                            // Behind the logits stand masks.
+                            self.work.get_mut(self.classes..).unwrap_or(&mut []).zeroize();
                             self.state = State::Idle;
                             return Ok(Some(Event::Answer));
                         }

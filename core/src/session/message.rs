@@ -96,9 +96,13 @@ pub enum ToServer {
 pub struct SlotStock {
     /// Program.
     pub slot: Slot,
-    /// Counter of the first inference in stock (of the next to prepare, if there is none).
+    /// Counter of the first inference in stock; of the next to prepare, if there is none.
     #[serde(with = "postcard::fixint::le")]
     pub first: u64,
+    /// Counter of the next inference to prepare. Behind a preparation that failed half-way it is
+    /// more than `first + ready`.
+    #[serde(with = "postcard::fixint::le")]
+    pub fresh: u64,
     /// Inferences in stock, of consecutive counters.
     #[serde(with = "postcard::fixint::le")]
     pub ready: u32,

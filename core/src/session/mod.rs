@@ -19,7 +19,7 @@ mod counters;
 mod device;
 mod message;
 
-pub use counters::{CounterError, Counters};
+pub use counters::{CounterError, Counters, MAX_COUNTER_SKIP};
 pub use device::{DeviceIdentity, DeviceMemory, DeviceSession, Event, Request, SESSION_BYTES, SessionError};
 pub use message::{
     Control, FRAME_CONTROL, FRAME_DATA, FRAME_PAYLOAD, Hello, Infer, LinkProfile, MAX_CONTROL_BYTES, MessageError,

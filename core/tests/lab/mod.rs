@@ -1,6 +1,9 @@
 //! The three parties in one thread, for tests: seeds are fixed and the dealer is here, so none of
 //! this is for use.
-#![allow(dead_code, reason = "each test file uses its part")]
+#![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+pub mod peer;
 
 use secure_router_core::circuit::{Gate, Operand, Program, Slot};
 use secure_router_core::clear::{self, ClearError, Parameters, Reference};
@@ -51,6 +54,22 @@ impl Seeds {
     pub fn dealer_keys(&self, counter: u64) -> DealerKeys {
         DealerSeeds { device: self.device_dealer.clone(), server: self.server_dealer.clone() }
             .keys(&self.pool, self.slot, counter)
+    }
+}
+
+/// A program with small random secrets.
+pub fn random_secret(program: Program, seed: u64, size: i16) -> Secret {
+    let layout = program.layout().unwrap();
+    let mut state = seed;
+    let mut draw = move |limit: i64| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as i64 % (2 * limit + 1) - limit
+    };
+    Secret {
+        program,
+        weights: (0..layout.weights).map(|_| draw(i64::from(size)) as i16).collect(),
+        biases: (0..layout.biases).map(|_| draw(100) as i32).collect(),
+        tables: (0..layout.tables).map(|_| draw(15) as i16).collect(),
     }
 }
 

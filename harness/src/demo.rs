@@ -1,0 +1,404 @@
+//! `secure-router demo`: the whole product on one machine, on real inputs, measured.
+//!
+//! Dealer, server and device are three processes that speak TCP on loopback. What is printed was
+//! measured at the device's socket and in the server's turns; the cost model's figures are compared
+//! with it, and the links' latencies computed from it.
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Stdio};
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::Args;
+use secure_router::pool::{Examples, Pool, slot_name};
+use secure_router::provision;
+use secure_router::server::Record;
+use secure_router_core::circuit::{Program, Slot};
+use secure_router_core::cost::{Cost, router_scores};
+use secure_router_core::session::LinkProfile;
+use serde::Serialize;
+
+use crate::infer::{Answer, TILE, progress};
+use crate::links::LINKS;
+
+/// The committed pool.
+pub(crate) const POOL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/pools/speech/pool.safetensors");
+/// The test split that goes with it.
+pub(crate) const TEST: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/pools/speech/test.safetensors");
+
+#[derive(Args)]
+pub(crate) struct Demo {
+    /// The trained pool.
+    #[arg(long, default_value = POOL)]
+    pool: PathBuf,
+    /// The test split.
+    #[arg(long, default_value = TEST)]
+    inputs: PathBuf,
+    /// Test inputs to classify, spread over the split; each goes to the router and to every model.
+    #[arg(long, default_value_t = 50)]
+    count: usize,
+    /// The whole test split.
+    #[arg(long, conflicts_with = "count")]
+    all: bool,
+    /// Weight of cost in the router's choice, in 1/256; the pool's own by default.
+    #[arg(long)]
+    lambda: Option<u16>,
+    /// The link that the router reckons with: uart, ble, lan, or BYTES_PER_SECOND,ROUND_TRIP_MS.
+    #[arg(long, default_value = "uart", value_parser = crate::links::parse)]
+    link: LinkProfile,
+    /// Write the figures to this file as JSON.
+    #[arg(long)]
+    json: Option<PathBuf>,
+}
+
+/// The figures of one way to answer.
+#[derive(Clone, Debug, Default, Serialize)]
+struct Figures {
+    accuracy_protocol: f64,
+    accuracy_reference: f64,
+    agreement: f64,
+    online_up_bytes: f64,
+    online_down_bytes: f64,
+    round_trips: f64,
+    offline_device_up_bytes: f64,
+    offline_device_down_bytes: f64,
+    dealer_to_server_bytes: f64,
+    device_ram_bytes: usize,
+    latency_ms: f64,
+    latency_links_ms: std::collections::BTreeMap<&'static str, f64>,
+}
+
+#[derive(Debug, Serialize)]
+struct Shape {
+    tokens: u16,
+    width: u16,
+    heads: u8,
+    ffn: u16,
+    layers: u8,
+}
+
+#[derive(Debug, Serialize)]
+struct ModelFigures {
+    name: String,
+    spec: Shape,
+    parameters: u32,
+    #[serde(flatten)]
+    figures: Figures,
+}
+
+#[derive(Debug, Serialize)]
+struct RouterFigures {
+    #[serde(flatten)]
+    figures: Figures,
+    shares: std::collections::BTreeMap<String, f64>,
+    routing_agreement: f64,
+    lambda: u16,
+}
+
+#[derive(Debug, Serialize)]
+struct Report {
+    task: String,
+    test_examples: usize,
+    evaluated: usize,
+    models: Vec<ModelFigures>,
+    router: Option<RouterFigures>,
+    cost_model_matches_bytes: bool,
+}
+
+/// One answer with all that is known of it.
+struct Case {
+    answer: Answer,
+    slot: Slot,
+    model: Slot,
+    label: usize,
+    /// The reference's class by the reference's own route.
+    reference: usize,
+    reference_model: Slot,
+    half_trips: u32,
+}
+
+impl Demo {
+    pub(crate) fn run(self) -> Result<()> {
+        let pool = Pool::load(&self.pool)?;
+        let examples = Examples::load(&self.inputs, pool.spec.input_len)?;
+        let total = examples.inputs.len();
+        let count = if self.all { total } else { self.count };
+        ensure!(count > 0 && count <= total, "--count must be between 1 and the split's {total} inputs");
+        let step = total / count;
+        let lambda = self.lambda.unwrap_or(pool.lambda);
+        let slots: Vec<Slot> = pool.spec.slots().collect();
+
+        let directory = tempfile()?;
+        let outcome = self.measure(directory.path(), &pool, &examples, &slots, count, step, lambda);
+        let cases = outcome?;
+        let report = self.report(&pool, &slots, &cases, total, count, lambda)?;
+        print(&report);
+        if let Some(path) = &self.json {
+            std::fs::write(path, serde_json::to_string_pretty(&report)?)
+                .with_context(|| format!("cannot write {}", path.display()))?;
+        }
+        ensure!(report.cost_model_matches_bytes, "the measured bytes differ from the cost model's");
+        Ok(())
+    }
+
+    /// Runs the three parties and collects every answer.
+    #[expect(clippy::too_many_arguments, reason = "one run's whole plan")]
+    fn measure(
+        &self,
+        directory: &Path,
+        pool: &Pool,
+        examples: &Examples,
+        slots: &[Slot],
+        count: usize,
+        step: usize,
+        lambda: u16,
+    ) -> Result<Vec<Case>> {
+        let keys = directory.join("keys");
+        let device_keys = provision::provision(&keys, "demo")?;
+        let (server_keys, dealer_keys, _) = provision::paths(&keys, "demo");
+        let records = directory.join("records");
+
+        let (_dealer, dealer_address) = Process::listening(
+            party("deal").arg("--listen=127.0.0.1:0").arg("--keys").arg(dealer_keys).arg("--store").arg(directory.join("dealer.redb")),
+        )?;
+        let (_server, server_address) = Process::listening(
+            party("serve")
+                .args(["--listen=127.0.0.1:0", "--dealer", &dealer_address, "--keys"])
+                .arg(server_keys)
+                .arg("--pool")
+                .arg(&self.pool)
+                .arg("--stock")
+                .arg(directory.join("stock.redb"))
+                .arg("--records")
+                .arg(&records),
+        )?;
+        eprintln!("dealer on {dealer_address}, server on {server_address}, {count} inputs to each of {} programs", slots.len());
+        let mut device = party("device");
+        device.args(["--json", "--server", &server_address, "--keys"]).arg(device_keys);
+        device.arg("--counters").arg(directory.join("counters")).arg("--inputs").arg(&self.inputs);
+        device.arg(format!("--count={count}")).arg(format!("--step={step}")).arg(format!("--lambda={lambda}"));
+        device.arg(format!("--link={},{}", self.link.bytes_per_second, f64::from(self.link.round_trip_us) / 1e3));
+        for slot in slots {
+            device.arg("--program").arg(slot_name(&pool.spec, *slot));
+        }
+        let (mut device, lines) = Process::start(&mut device)?;
+
+        let scores = router_scores(&pool.spec, lambda, u8::MAX, &self.link)?;
+        let bar = progress((count * slots.len()) as u64);
+        let mut cases = Vec::with_capacity(count * slots.len());
+        for line in lines.lines() {
+            let answer: Answer = serde_json::from_str(&line?).context("the device said something else than an answer")?;
+            cases.push(case(pool, examples, &scores, answer)?);
+            bar.inc(1);
+        }
+        bar.finish_and_clear();
+        let status = device.0.wait()?;
+        ensure!(status.success(), "the device process failed");
+        ensure!(cases.len() == count * slots.len(), "the device gave {} answers", cases.len());
+        count_trips(&records, &mut cases)?;
+        Ok(cases)
+    }
+
+    fn report(&self, pool: &Pool, slots: &[Slot], cases: &[Case], total: usize, count: usize, lambda: u16) -> Result<Report> {
+        let costs = slots.iter().map(|slot| Ok((*slot, Cost::of(&pool.spec, *slot, TILE)?))).collect::<Result<Vec<_>>>()?;
+        let cost = |slot: Slot| costs.iter().find(|(have, _)| *have == slot).map(|(_, cost)| *cost).unwrap_or_default();
+        let used = |case: &Case| if case.slot == case.model { cost(case.slot) } else { cost(case.slot).then(&cost(case.model)) };
+        let whole_pool = costs.iter().map(|(_, cost)| cost.device_work_words).max().unwrap_or(0);
+
+        let figures = |slot: Slot| -> Figures {
+            let cases: Vec<&Case> = cases.iter().filter(|case| case.slot == slot).collect();
+            let mean = |value: &dyn Fn(&Case) -> f64| cases.iter().map(|case| value(case)).sum::<f64>() / cases.len().max(1) as f64;
+            let latency = |link: &LinkProfile| {
+                mean(&|case| {
+                    let bytes = case.answer.online.sent + case.answer.online.received;
+                    link.latency_us(bytes, case.half_trips) as f64 / 1e3 + case.answer.latency_ms
+                })
+            };
+            let ram = Cost {
+                device_work_words: if slot == Slot::Router { whole_pool } else { cost(slot).device_work_words },
+                ..Cost::default()
+            };
+            Figures {
+                accuracy_protocol: mean(&|case| f64::from(case.answer.class == case.label)),
+                accuracy_reference: mean(&|case| f64::from(case.reference == case.label)),
+                agreement: mean(&|case| f64::from(case.answer.class == case.reference)),
+                online_up_bytes: mean(&|case| case.answer.online.sent as f64),
+                online_down_bytes: mean(&|case| case.answer.online.received as f64),
+                round_trips: mean(&|case| f64::from(case.half_trips) / 2.0),
+                offline_device_up_bytes: mean(&|case| case.answer.offline.sent as f64),
+                offline_device_down_bytes: mean(&|case| case.answer.offline.received as f64),
+                dealer_to_server_bytes: mean(&|case| used(case).dealer_to_server as f64),
+                device_ram_bytes: ram.device_ram_bytes(pool.spec.input_len),
+                latency_ms: mean(&|case| case.answer.latency_ms),
+                latency_links_ms: LINKS.iter().map(|(name, link)| (*name, latency(link))).collect(),
+            }
+        };
+        let matches = cases.iter().all(|case| {
+            let cost = used(case);
+            (case.answer.online.sent, case.answer.online.received) == (cost.online.up, cost.online.down)
+                && (case.answer.offline.sent, case.answer.offline.received) == (cost.offline.up, cost.offline.down)
+                && case.half_trips == cost.online.half_trips
+        });
+
+        let models = (0u8..).zip(&pool.spec.models).map(|(index, model)| {
+            let slot = Slot::Model(index);
+            let layout = Program::of(&pool.spec, slot)?.layout()?;
+            let spec = &model.spec;
+            Ok(ModelFigures {
+                name: model.name.to_string(),
+                spec: Shape { tokens: spec.tokens, width: spec.width, heads: spec.heads, ffn: spec.ffn, layers: spec.layers },
+                parameters: layout.weights + layout.biases,
+                figures: figures(slot),
+            })
+        });
+        let models = models.collect::<Result<Vec<_>>>()?;
+        let router = pool.spec.router.map(|_| {
+            let routed: Vec<&Case> = cases.iter().filter(|case| case.slot == Slot::Router).collect();
+            let share = |wanted: &dyn Fn(&Case) -> bool| {
+                routed.iter().filter(|case| wanted(case)).count() as f64 / routed.len().max(1) as f64
+            };
+            RouterFigures {
+                figures: figures(Slot::Router),
+                shares: (0u8..)
+                    .zip(&pool.spec.models)
+                    .map(|(index, model)| (model.name.to_string(), share(&|case| case.model == Slot::Model(index))))
+                    .collect(),
+                routing_agreement: share(&|case| case.model == case.reference_model),
+                lambda,
+            }
+        });
+        Ok(Report {
+            task: pool.spec.task.to_string(),
+            test_examples: total,
+            evaluated: count,
+            models,
+            router,
+            cost_model_matches_bytes: matches,
+        })
+    }
+}
+
+/// Sets an answer beside its label and the reference's answer.
+fn case(pool: &Pool, examples: &Examples, scores: &[i32], answer: Answer) -> Result<Case> {
+    let input = examples.inputs.get(answer.index).context("no such input")?;
+    let label = *examples.labels.get(answer.index).context("no such label")?;
+    let slot = pool.slot(&answer.program).context("no such program")?;
+    let model = pool.slot(&answer.model).context("no such model")?;
+    let reference_model = if slot == Slot::Router {
+        let winner = pool.reference(slot, input, scores)?.iter().position(|one| *one == 1);
+        Slot::Model(winner.context("the reference's router chose nothing")? as u8)
+    } else {
+        slot
+    };
+    let logits = pool.reference(reference_model, input, scores)?;
+    // The first of equals, as the device takes it.
+    let reference = (0..logits.len()).rev().max_by_key(|class| logits.get(*class)).context("no logits")?;
+    Ok(Case { answer, slot, model, label, reference, reference_model, half_trips: 0 })
+}
+
+/// Adds the turns that the server counted: its records stand in the order of the answers.
+fn count_trips(records: &Path, cases: &mut [Case]) -> Result<()> {
+    let text = std::fs::read_to_string(records).context("the server left no records")?;
+    let mut records = text.lines();
+    for case in cases {
+        let programs = if case.slot == case.model { 1 } else { 2 };
+        for _ in 0..programs {
+            let record: Record = serde_json::from_str(records.next().context("the server left too few records")?)?;
+            case.half_trips += record.half_trips;
+        }
+    }
+    Ok(())
+}
+
+fn print(report: &Report) {
+    println!("{}: {} of {} test inputs, answered under the protocol\n", report.task, report.evaluated, report.test_examples);
+    println!(
+        "{:<9} {:>8} {:>8} {:>7}  {:>8} {:>8} {:>6}  {:>8} {:>10}  {:>8} {:>8} {:>8} {:>8}",
+        "answer by", "accuracy", "in clear", "agree", "up B", "down B", "trips", "offl. B", "dealer B", "here ms", "uart ms", "ble ms", "lan ms"
+    );
+    let row = |name: &str, f: &Figures| {
+        let link = |name| f.latency_links_ms.get(name).copied().unwrap_or(0.0);
+        println!(
+            "{:<9} {:>7.2}% {:>7.2}% {:>6.2}%  {:>8.0} {:>8.0} {:>6.2}  {:>8.0} {:>10.0}  {:>8.1} {:>8.1} {:>8.1} {:>8.1}",
+            name,
+            100.0 * f.accuracy_protocol,
+            100.0 * f.accuracy_reference,
+            100.0 * f.agreement,
+            f.online_up_bytes,
+            f.online_down_bytes,
+            f.round_trips,
+            f.offline_device_up_bytes + f.offline_device_down_bytes,
+            f.dealer_to_server_bytes,
+            f.latency_ms,
+            link("uart"),
+            link("ble"),
+            link("lan"),
+        );
+    };
+    for model in &report.models {
+        row(&model.name, &model.figures);
+    }
+    if let Some(router) = &report.router {
+        row("router", &router.figures);
+        let shares: Vec<_> = router.shares.iter().map(|(name, share)| format!("{name} {:.1}%", 100.0 * share)).collect();
+        println!(
+            "\nthe router chose {}; as in the clear for {:.2}% of the inputs (lambda {}/256)",
+            shares.join(", "),
+            100.0 * router.routing_agreement,
+            router.lambda
+        );
+        println!("static RAM of a device for the whole pool: {} bytes", router.figures.device_ram_bytes);
+    }
+    println!(
+        "online bytes, offline bytes and round trips {} the cost model's",
+        if report.cost_model_matches_bytes { "equal" } else { "DIFFER FROM" }
+    );
+    println!(
+        "per inference, means; link latencies are time on the link ({}) plus the computing measured here",
+        LINKS
+            .iter()
+            .map(|(name, link)| format!("{name} {} B/s, {} ms", link.bytes_per_second, f64::from(link.round_trip_us) / 1e3))
+            .collect::<Vec<_>>()
+            .join("; ")
+    );
+}
+
+fn party(command: &str) -> Command {
+    let mut party = Command::new(std::env::current_exe().unwrap_or_else(|_| "secure-router".into()));
+    party.arg(command);
+    party
+}
+
+/// A party's process; ended when it goes out of scope.
+struct Process(Child);
+
+impl Process {
+    fn start(command: &mut Command) -> Result<(Self, BufReader<ChildStdout>)> {
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("cannot start a party")?;
+        let stdout = child.stdout.take().context("a party has no output")?;
+        Ok((Self(child), BufReader::new(stdout)))
+    }
+
+    /// Starts a party that listens, and waits until it says where.
+    fn listening(command: &mut Command) -> Result<(Self, String)> {
+        let (process, mut output) = Self::start(command)?;
+        let mut line = String::new();
+        output.read_line(&mut line)?;
+        match line.trim().strip_prefix("listening on ") {
+            Some(address) => Ok((process, address.to_owned())),
+            None => bail!("a party did not start"),
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A directory of this run's own, removed at the end.
+fn tempfile() -> Result<tempfile::TempDir> {
+    tempfile::Builder::new().prefix("secure-router-").tempdir().context("cannot make a temporary directory")
+}

@@ -1,0 +1,287 @@
+//! `secure-router prepare` and `secure-router device`: the desktop device.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use secure_router::device::{FileCounters, run};
+use secure_router::link::Moved;
+use secure_router::pool::{Examples, slot_name};
+use secure_router::provision::{self, DeviceFile, random};
+use secure_router_core::circuit::Slot;
+use secure_router_core::session::{
+    DeviceIdentity, DeviceMemory, DeviceSession, Event, LinkProfile, Request,
+};
+use serde::{Deserialize, Serialize};
+use tokio::net::TcpStream;
+
+/// Tokens masked at a time: a quarter of a 16-token model, as the firmware has it.
+pub(crate) const TILE: u16 = 4;
+/// Words of work space, as the firmware has it.
+const WORK_WORDS: usize = 4096;
+/// Most values of an input, as the firmware has it.
+const INPUT_VALUES: usize = 1024;
+
+#[derive(Args)]
+pub(crate) struct Connection {
+    /// The device's key file.
+    #[arg(long, default_value = "keys/device-desktop.json")]
+    keys: PathBuf,
+    /// The device's non-volatile counters.
+    #[arg(long, default_value = "keys/counters.json")]
+    counters: PathBuf,
+    /// The server's address.
+    #[arg(long, default_value = "127.0.0.1:7430")]
+    server: String,
+    /// Tokens masked at a time: more take memory and save computing.
+    #[arg(long, default_value_t = TILE)]
+    tile: u16,
+    /// Words of work space.
+    #[arg(long, default_value_t = WORK_WORDS)]
+    work_words: usize,
+}
+
+#[derive(Args)]
+pub(crate) struct Prepare {
+    #[command(flatten)]
+    connection: Connection,
+    /// Inferences to prepare, per program.
+    #[arg(long, default_value_t = 8)]
+    count: u32,
+    /// Programs to prepare for: model names, or `router`; all by default.
+    #[arg(long)]
+    program: Vec<String>,
+}
+
+#[derive(Args)]
+pub(crate) struct Device {
+    #[command(flatten)]
+    connection: Connection,
+    /// File of inputs (safetensors with I8 `inputs` and U8 `labels`).
+    #[arg(long, default_value = crate::demo::TEST)]
+    inputs: PathBuf,
+    /// First input.
+    #[arg(long, default_value_t = 0)]
+    from: usize,
+    /// Inputs to classify.
+    #[arg(long, default_value_t = 1)]
+    count: usize,
+    /// Every how many inputs one is taken.
+    #[arg(long, default_value_t = 1)]
+    step: usize,
+    /// What answers: model names, or `router`; each input goes to each of them.
+    #[arg(long, default_value = "router")]
+    program: Vec<String>,
+    /// Weight of cost in the router's choice, in 1/256.
+    #[arg(long, default_value_t = 64)]
+    lambda: u16,
+    /// The link that the router reckons with: uart, ble, lan, or BYTES_PER_SECOND,ROUND_TRIP_MS.
+    #[arg(long, default_value = "uart", value_parser = crate::links::parse)]
+    link: LinkProfile,
+    /// Fail on an empty stock instead of preparing on demand.
+    #[arg(long)]
+    no_prepare: bool,
+    /// Print a line of JSON per answer.
+    #[arg(long)]
+    json: bool,
+}
+
+/// One answer, and what it took as the device measured it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Answer {
+    pub(crate) index: usize,
+    pub(crate) program: String,
+    /// The model that answered.
+    pub(crate) model: String,
+    pub(crate) class: usize,
+    pub(crate) logits: Vec<i32>,
+    pub(crate) online: Moved,
+    pub(crate) offline: Moved,
+    pub(crate) latency_ms: f64,
+}
+
+type Session<'b> = DeviceSession<'b, FileCounters>;
+
+/// A connected device and what preparing each program took.
+struct Party<'b> {
+    session: Session<'b>,
+    stream: TcpStream,
+    moved: Moved,
+    offline: Vec<(Slot, Moved)>,
+}
+
+impl Connection {
+    /// Connects, and hands the device to `work`.
+    fn with<T>(&self, work: impl AsyncFnOnce(&mut Party<'_>) -> Result<T>) -> Result<T> {
+        let keys: DeviceFile = provision::read(&self.keys)?;
+        let counters = FileCounters::open(&self.counters)?;
+        let (mut rx, mut tx) = ([0; DeviceMemory::FRAME_BYTES], [0; DeviceMemory::FRAME_BYTES]);
+        let (mut space, mut input) = (vec![0; self.work_words], vec![0; INPUT_VALUES]);
+        let (secret, seeds) = (keys.secret()?, keys.seeds());
+        let identity = DeviceIdentity { secret: &secret, server: keys.server(), seeds: &seeds };
+        let memory = DeviceMemory { rx: &mut rx, tx: &mut tx, work: &mut space, input: &mut input };
+        crate::runtime()?.block_on(async {
+            let stream = TcpStream::connect(&self.server)
+                .await
+                .with_context(|| format!("cannot reach the server at {}", self.server))?;
+            stream.set_nodelay(true)?;
+            let session = DeviceSession::connect(identity, memory, self.tile, counters, &mut random())?;
+            let mut party = Party { session, stream, moved: Moved::default(), offline: Vec::new() };
+            match party.event().await? {
+                Event::Ready => {}
+                event => bail!("the server began with {event:?}"),
+            }
+            work(&mut party).await
+        })
+    }
+}
+
+impl Party<'_> {
+    async fn event(&mut self) -> Result<Event> {
+        Ok(run(&mut self.stream, &mut self.session, &mut self.moved).await?)
+    }
+
+    /// The programs of these names; all for no name.
+    fn slots(&self, names: &[String]) -> Result<Vec<Slot>> {
+        let pool = self.session.pool().context("not connected")?;
+        if names.is_empty() {
+            return Ok(pool.slots().collect());
+        }
+        let find = |name: &String| {
+            pool.slots().find(|slot| slot_name(pool, *slot) == *name).with_context(|| {
+                let have: Vec<_> = pool.slots().map(|slot| slot_name(pool, slot)).collect();
+                format!("the pool has no `{name}`, it has {}", have.join(", "))
+            })
+        };
+        names.iter().map(find).collect()
+    }
+
+    fn name(&self, slot: Slot) -> String {
+        self.session.pool().map_or_else(String::new, |pool| slot_name(pool, slot))
+    }
+
+    async fn prepare(&mut self, slot: Slot) -> Result<()> {
+        let before = self.moved;
+        self.session.prepare(slot).with_context(|| format!("cannot prepare {}", self.name(slot)))?;
+        match self.event().await? {
+            Event::Prepared(_) => {}
+            Event::Refused(refusal) => bail!("cannot prepare {}: {refusal}", self.name(slot)),
+            event => bail!("the server answered a preparation with {event:?}"),
+        }
+        let moved = since(self.moved, before);
+        self.offline.retain(|(have, _)| *have != slot);
+        self.offline.push((slot, moved));
+        Ok(())
+    }
+
+    /// Prepares what `request` may use, where nothing is in stock.
+    async fn top_up(&mut self, slot: Slot) -> Result<()> {
+        let wanted = if slot == Slot::Router { self.slots(&[])? } else { vec![slot] };
+        for slot in wanted {
+            if self.session.ready(slot) == 0 {
+                self.prepare(slot).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn answer(&mut self, index: usize, request: Request, input: &[i16]) -> Result<Answer> {
+        let before = self.moved;
+        let start = Instant::now();
+        self.session.infer(request, input)?;
+        let mut model = request.slot;
+        loop {
+            match self.event().await? {
+                Event::Routed(slot) => model = slot,
+                Event::Answer => break,
+                Event::Refused(refusal) => bail!("the server refused: {refusal}"),
+                event => bail!("the server answered with {event:?}"),
+            }
+        }
+        let latency_ms = start.elapsed().as_secs_f64() * 1e3;
+        let used = [request.slot, model];
+        let used = if request.slot == model { &used[..1] } else { &used[..] };
+        let mut offline = Moved::default();
+        for (_, moved) in self.offline.iter().filter(|(slot, _)| used.contains(slot)) {
+            offline.sent += moved.sent;
+            offline.received += moved.received;
+        }
+        Ok(Answer {
+            index,
+            program: self.name(request.slot),
+            model: self.name(model),
+            class: self.session.class().context("no answer")?,
+            logits: self.session.logits().collect(),
+            online: since(self.moved, before),
+            offline,
+            latency_ms,
+        })
+    }
+}
+
+fn since(now: Moved, before: Moved) -> Moved {
+    Moved { received: now.received - before.received, sent: now.sent - before.sent }
+}
+
+impl Prepare {
+    pub(crate) fn run(self) -> Result<()> {
+        self.connection.with(async |party| {
+            let slots = party.slots(&self.program)?;
+            let bar = progress(u64::from(self.count) * slots.len() as u64);
+            for slot in &slots {
+                for _ in 0..self.count {
+                    party.prepare(*slot).await?;
+                    bar.inc(1);
+                }
+            }
+            bar.finish_and_clear();
+            for slot in slots {
+                println!("{}: {} inferences in stock", party.name(slot), party.session.ready(slot));
+            }
+            Ok(())
+        })
+    }
+}
+
+impl Device {
+    pub(crate) fn run(self) -> Result<()> {
+        self.connection.with(async |party| {
+            let pool = party.session.pool().context("not connected")?;
+            let examples = Examples::load(&self.inputs, pool.input_len)?;
+            let slots = party.slots(&self.program)?;
+            let step = self.step.max(1);
+            let last = self.from.saturating_add(self.count.saturating_sub(1).saturating_mul(step));
+            if last >= examples.inputs.len() {
+                bail!("{} holds {} inputs, input {last} was asked for", self.inputs.display(), examples.inputs.len());
+            }
+            let inputs = examples.inputs.iter().enumerate().skip(self.from).step_by(step).take(self.count);
+            for (index, input) in inputs {
+                for slot in &slots {
+                    if !self.no_prepare {
+                        party.top_up(*slot).await?;
+                    }
+                    let request = Request { slot: *slot, lambda: self.lambda, link: self.link };
+                    let answer = party.answer(index, request, input).await?;
+                    if self.json {
+                        println!("{}", serde_json::to_string(&answer)?);
+                    } else {
+                        let truth = examples.labels.get(index).copied().unwrap_or(usize::MAX);
+                        println!(
+                            "input {index}: class {} (label {truth}) by {}, {} B up, {} B down, {:.1} ms",
+                            answer.class, answer.model, answer.online.sent, answer.online.received, answer.latency_ms
+                        );
+                    }
+                }
+            }
+            Ok(())
+        })
+    }
+}
+
+/// A progress bar on standard error, drawn on a terminal only.
+pub(crate) fn progress(total: u64) -> ProgressBar {
+    let style = ProgressStyle::with_template("{elapsed_precise} {wide_bar} {pos}/{len} {msg}");
+    ProgressBar::new(total).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+}

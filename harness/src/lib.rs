@@ -1,0 +1,12 @@
+//! The std side of SecureRouter: server, dealer, desktop device, and what they store.
+//!
+//! The protocol itself is in [`secure_router_core`]; nothing here knows what a gate computes.
+
+
+pub mod dealer;
+pub mod device;
+pub mod link;
+pub mod pool;
+pub mod provision;
+pub mod server;
+pub mod stock;

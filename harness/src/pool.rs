@@ -1,0 +1,186 @@
+//! A trained pool: its public spec and the server's secrets.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use blake2::Blake2sMac256;
+use blake2::digest::{KeyInit, Mac};
+use safetensors::{Dtype, SafeTensors};
+use secure_router_core::channel::StaticSecret;
+use secure_router_core::circuit::{Program, Slot};
+use secure_router_core::clear::{self, Nearest, Parameters};
+use secure_router_core::spec::PoolSpec;
+
+/// The secrets of one program.
+#[derive(Clone, Default)]
+pub struct Secrets {
+    weights: Vec<i16>,
+    biases: Vec<i32>,
+    tables: Vec<i16>,
+}
+
+impl Secrets {
+    /// As the kernel takes them.
+    #[must_use]
+    pub fn parameters(&self) -> Parameters<'_> {
+        Parameters { weights: &self.weights, biases: &self.biases, tables: &self.tables }
+    }
+}
+
+/// A pool as its file holds it.
+#[derive(Clone)]
+pub struct Pool {
+    /// What is public.
+    pub spec: PoolSpec,
+    /// Weight of cost that the trainer recommends; see [`secure_router_core::session::Infer`].
+    pub lambda: u16,
+    /// Names of the classes, or their numbers.
+    pub classes: Vec<String>,
+    programs: Vec<(Slot, Secrets)>,
+}
+
+impl Pool {
+    /// Reads a pool file.
+    ///
+    /// # Errors
+    /// Says what the file lacks, or which length does not fit the spec.
+    pub fn load(path: &Path) -> Result<Self> {
+        let bytes = std::fs::read(path).with_context(|| format!("cannot read the pool {}", path.display()))?;
+        Self::from_bytes(&bytes).with_context(|| format!("{} is not a valid pool", path.display()))
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Result<Self> {
+        let file = SafeTensors::deserialize(bytes)?;
+        let (_, header) = SafeTensors::read_metadata(bytes)?;
+        let about = header.metadata().clone().unwrap_or_default();
+        let spec = PoolSpec::from_bytes(file.tensor("spec")?.data())?;
+        let mut programs = Vec::new();
+        for slot in spec.slots() {
+            let name = slot_name(&spec, slot);
+            let secrets = Secrets {
+                weights: shorts(&file, &format!("{name}.weights"))?,
+                biases: tensor(&file, &format!("{name}.biases"), Dtype::I32)?
+                    .as_chunks::<4>()
+                    .0
+                    .iter()
+                    .map(|b| i32::from_le_bytes(*b))
+                    .collect(),
+                tables: shorts(&file, &format!("{name}.tables"))?,
+            };
+            secrets.parameters().check(&Program::of(&spec, slot)?.layout()?).with_context(|| name.clone())?;
+            programs.push((slot, secrets));
+        }
+        let classes: Vec<String> = match about.get("classes") {
+            Some(names) => names.split(',').map(str::to_owned).collect(),
+            None => (0..spec.classes).map(|class| class.to_string()).collect(),
+        };
+        let lambda = number(&about, "lambda")?.unwrap_or(0);
+        Ok(Self { spec, lambda, classes, programs })
+    }
+
+    /// Seals the pool under the server's secret: the edition becomes a keyed hash of the contents,
+    /// which names them and tells nothing of them.
+    pub fn seal(&mut self, secret: &StaticSecret) {
+        let mut mac = Blake2sMac256::new(&(*secret.expose_bytes()).into());
+        mac.update(b"secure-router pool edition");
+        for (slot, secrets) in &self.programs {
+            mac.update(&[slot.code()]);
+            for shorts in [&secrets.weights, &secrets.tables] {
+                mac.update(&(shorts.len() as u64).to_le_bytes());
+                shorts.iter().for_each(|value| mac.update(&value.to_le_bytes()));
+            }
+            secrets.biases.iter().for_each(|value| mac.update(&value.to_le_bytes()));
+        }
+        let digest: [u8; 32] = mac.finalize().into_bytes().into();
+        self.spec.edition.iter_mut().zip(digest).for_each(|(slot, byte)| *slot = byte);
+    }
+
+    /// The secrets of `slot`.
+    #[must_use]
+    pub fn secrets(&self, slot: Slot) -> Option<&Secrets> {
+        self.programs.iter().find(|(have, _)| *have == slot).map(|(_, secrets)| secrets)
+    }
+
+    /// The program of a model's public name, or of `router`.
+    #[must_use]
+    pub fn slot(&self, name: &str) -> Option<Slot> {
+        self.spec.slots().find(|slot| slot_name(&self.spec, *slot) == name)
+    }
+
+    /// The clear-text reference, rounding to nearest: logits, or the router's one-hot.
+    ///
+    /// # Errors
+    /// [`clear::ClearError`], and a slot that the pool does not have.
+    pub fn reference(&self, slot: Slot, input: &[i16], scores: &[i32]) -> Result<Vec<i64>> {
+        let program = Program::of(&self.spec, slot)?;
+        let secrets = self.secrets(slot).context("the pool has no such program")?;
+        let mut arena = vec![0; program.layout()?.arena as usize];
+        let mut scratch = vec![0; clear::scratch_elements(&program)?];
+        let wire =
+            clear::run(&program, &secrets.parameters(), input, scores, &mut arena, &mut scratch, &mut Nearest)?;
+        arena.get(wire.at as usize..).and_then(|rest| rest.get(..wire.elements() as usize)).map(<[_]>::to_vec).context("no output")
+    }
+}
+
+/// Public name of a program.
+#[must_use]
+pub fn slot_name(spec: &PoolSpec, slot: Slot) -> String {
+    match slot {
+        Slot::Router => "router".to_owned(),
+        Slot::Model(index) => {
+            spec.models.get(usize::from(index)).map_or_else(|| format!("model {index}"), |model| model.name.to_string())
+        }
+    }
+}
+
+fn tensor(file: &SafeTensors<'_>, name: &str, kind: Dtype) -> Result<Vec<u8>> {
+    let view = file.tensor(name).with_context(|| format!("`{name}` is missing"))?;
+    if view.dtype() != kind {
+        bail!("`{name}` holds {:?} instead of {kind:?}", view.dtype());
+    }
+    Ok(view.data().to_vec())
+}
+
+fn shorts(file: &SafeTensors<'_>, name: &str) -> Result<Vec<i16>> {
+    let bytes = tensor(file, name, Dtype::I16)?;
+    Ok(bytes.as_chunks::<2>().0.iter().map(|b| i16::from_le_bytes(*b)).collect())
+}
+
+fn number(about: &HashMap<String, String>, key: &str) -> Result<Option<u16>> {
+    about.get(key).map(|text| text.parse().with_context(|| format!("`{key}` is not a number"))).transpose()
+}
+
+/// Labelled inputs, in the steps that the pool takes.
+pub struct Examples {
+    /// Inputs.
+    pub inputs: Vec<Vec<i16>>,
+    /// Labels.
+    pub labels: Vec<usize>,
+}
+
+impl Examples {
+    /// Reads a file of `inputs` (I8, one row each) and `labels` (U8).
+    ///
+    /// # Errors
+    /// Says what the file lacks, or that its rows are not the pool's inputs.
+    pub fn load(path: &Path, input_len: u16) -> Result<Self> {
+        let bytes = std::fs::read(path).with_context(|| format!("cannot read the inputs {}", path.display()))?;
+        let read = || -> Result<Self> {
+            let file = SafeTensors::deserialize(&bytes)?;
+            let inputs = file.tensor("inputs")?;
+            let [count, len] = *inputs.shape() else { bail!("`inputs` is not a matrix") };
+            if len != usize::from(input_len) || len == 0 {
+                bail!("an input has {len} values, this pool takes {input_len}");
+            }
+            let values = tensor(&file, "inputs", Dtype::I8)?;
+            let inputs = values.chunks_exact(len).map(|row| row.iter().map(|v| i16::from(*v as i8)).collect()).collect();
+            let labels: Vec<usize> = tensor(&file, "labels", Dtype::U8)?.iter().map(|b| usize::from(*b)).collect();
+            if labels.len() != count {
+                bail!("{count} inputs, but {} labels", labels.len());
+            }
+            Ok(Self { inputs, labels })
+        };
+        read().with_context(|| format!("{} is not a file of inputs", path.display()))
+    }
+}

@@ -1,0 +1,46 @@
+//! `secure-router serve`.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Result;
+use clap::Args;
+use secure_router::pool::Pool;
+use secure_router::provision;
+use secure_router::server::Service;
+
+#[derive(Args)]
+pub(crate) struct Serve {
+    /// The server's key file.
+    #[arg(long, default_value = "keys/server.json")]
+    keys: PathBuf,
+    /// The trained pool.
+    #[arg(long, default_value = crate::demo::POOL)]
+    pool: PathBuf,
+    /// Where the stock of correlated randomness is kept.
+    #[arg(long, default_value = "stock.redb")]
+    stock: PathBuf,
+    /// The dealer's address.
+    #[arg(long, default_value = "127.0.0.1:7431")]
+    dealer: String,
+    /// Address to listen on; port 0 takes a free one.
+    #[arg(long, default_value = "127.0.0.1:7430")]
+    listen: String,
+    /// Append what each run took to this file, a line of JSON per run.
+    #[arg(long)]
+    records: Option<PathBuf>,
+}
+
+impl Serve {
+    pub(crate) fn run(self) -> Result<()> {
+        let keys = provision::read(&self.keys)?;
+        let pool = Pool::load(&self.pool)?;
+        crate::runtime()?.block_on(async {
+            let mut service = Service::new(keys, pool, &self.stock, self.dealer)?;
+            if let Some(path) = &self.records {
+                service = service.record_to(path)?;
+            }
+            Arc::new(service).run(crate::listen(&self.listen).await?).await
+        })
+    }
+}

@@ -1,0 +1,354 @@
+//! The server party: one task per device, one shared link to the dealer.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use secure_router_core::channel::{Link as Kind, PublicKey, StaticSecret, buffer_bytes};
+use secure_router_core::circuit::{Program, SLOTS, Slot};
+use secure_router_core::cost::{Cost, router_scores};
+use secure_router_core::keys::server_key;
+use secure_router_core::server::{self, Server, Stock, Turn};
+use secure_router_core::session::{
+    Control, FRAME_CONTROL, FRAME_DATA, FRAME_PAYLOAD, Infer, Prepare, PreparedStock, Refusal, Route, SlotStock,
+    ToDevice, ToServer, Welcome,
+};
+use serde::{Deserialize, Serialize};
+use tokio::net::{TcpListener, TcpStream};
+use tracing::{debug, info, warn};
+
+use crate::dealer::{Deal, DealError, DealRefusal, DealerHandle};
+use crate::link::{Link, LinkError};
+use crate::pool::{Pool, slot_name};
+use crate::provision::{ServerDevice, ServerFile, random};
+use crate::stock::{Item, StockError, Store};
+
+const BUFFER: usize = buffer_bytes(FRAME_PAYLOAD);
+
+/// What the server measured of one run of one program.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    /// The program's public name.
+    pub program: String,
+    /// Runs of messages in one direction, as they happened.
+    pub half_trips: u32,
+    /// The server's own computing.
+    pub compute_ms: f64,
+}
+
+/// A server of one pool.
+pub struct Service {
+    keys: ServerFile,
+    secret: StaticSecret,
+    pool: Arc<Pool>,
+    fingerprint: [u8; 32],
+    store: Store,
+    dealer: DealerHandle,
+    /// Where each run's [`Record`] goes.
+    records: Option<std::sync::Mutex<std::fs::File>>,
+}
+
+/// Why a request or a session ended.
+#[derive(Debug, thiserror::Error)]
+enum Ended {
+    #[error("{0}")]
+    Link(#[from] LinkError),
+    #[error("{0}")]
+    Server(#[from] server::ServerError),
+    #[error("{0}")]
+    Circuit(#[from] secure_router_core::circuit::CircuitError),
+    #[error("a control message is malformed or out of turn")]
+    Control,
+    #[error("refused: {0}")]
+    Refused(Refusal),
+}
+
+type DeviceLink<'b> = Link<'b, TcpStream>;
+
+impl Service {
+    /// A server of `pool` that keeps its stock at `store` and asks the dealer at `dealer_address`.
+    /// Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// A blank key, or a store that cannot be opened.
+    pub fn new(keys: ServerFile, mut pool: Pool, store: &Path, dealer_address: String) -> Result<Self> {
+        let secret = keys.secret()?;
+        pool.seal(&secret);
+        let fingerprint = pool.spec.fingerprint()?;
+        let store = Store::open(store).with_context(|| format!("cannot open the stock {}", store.display()))?;
+        let pool = Arc::new(pool);
+        let dealer = DealerHandle::start(dealer_address, keys.secret()?, keys.dealer(), Arc::clone(&pool), fingerprint);
+        Ok(Self { keys, secret, pool, fingerprint, store, dealer, records: None })
+    }
+
+    /// Appends a line of JSON per run to `path`.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn record_to(mut self, path: &Path) -> Result<Self> {
+        let file = std::fs::File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
+        self.records = Some(std::sync::Mutex::new(file));
+        Ok(self)
+    }
+
+    /// Answers devices on `listener` until the process ends.
+    ///
+    /// # Errors
+    /// The listener's.
+    pub async fn run(self: Arc<Self>, listener: TcpListener) -> Result<()> {
+        loop {
+            let (stream, from) = listener.accept().await?;
+            stream.set_nodelay(true)?;
+            let service = Arc::clone(&self);
+            tokio::spawn(async move {
+                match service.answer(stream).await {
+                    Ok(()) | Err(Ended::Link(LinkError::Ended)) => debug!(%from, "device left"),
+                    Err(error) => warn!(%from, %error, "session ended"),
+                }
+            });
+        }
+    }
+
+    async fn answer(&self, stream: TcpStream) -> Result<(), Ended> {
+        let (mut rx, mut tx) = (vec![0; BUFFER], vec![0; BUFFER]);
+        let known = |key: &PublicKey| self.keys.device(key).is_some();
+        let buffers = (rx.as_mut_slice(), tx.as_mut_slice());
+        let mut rng = random();
+        let answering = Link::answer(Kind::DeviceServer, &self.secret, known, &mut rng, stream, buffers);
+        // A peer that dials and says nothing holds no task for long.
+        let handshake = tokio::time::timeout(Duration::from_secs(30), answering).await;
+        let mut link = handshake.map_err(|_| LinkError::Ended)??;
+        let key = link.peer().ok_or(LinkError::UnknownPeer)?;
+        let device = self.keys.device(&key).ok_or(LinkError::UnknownPeer)?;
+        info!(device = device.name, "device connected");
+
+        let ToServer::Hello(hello) = hear(&mut link).await? else { return Err(Ended::Control) };
+        let welcome = self.welcome(&key, &hello.counters).map_err(|error| {
+            warn!(%error, "stock store");
+            Ended::Refused(Refusal::Store)
+        })?;
+        say(&mut link, &ToDevice::Welcome(welcome))?;
+        link.flush().await?;
+        loop {
+            let outcome = match hear(&mut link).await? {
+                ToServer::Prepare(prepare) => self.prepare(&mut link, &key, device, prepare).await,
+                ToServer::Infer(infer) => self.infer(&mut link, &key, device, infer).await,
+                ToServer::Hello(_) => Err(Ended::Control),
+            };
+            match outcome {
+                Ok(()) => {}
+                Err(Ended::Refused(refusal)) => {
+                    info!(device = device.name, %refusal, "refused");
+                    say(&mut link, &ToDevice::Refused(refusal))?;
+                    link.flush().await?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn welcome(&self, device: &PublicKey, counters: &[u64; SLOTS]) -> Result<Welcome> {
+        let mut buffer = [0; secure_router_core::spec::MAX_SPEC_BYTES];
+        let spec = self.pool.spec.to_bytes(&mut buffer)?;
+        let pool = heapless::Vec::from_slice(spec).ok().context("the pool's spec is too long")?;
+        let mut stock = heapless::Vec::<SlotStock, SLOTS>::new();
+        for slot in self.pool.spec.slots() {
+            let next = counters.get(usize::from(slot.code())).copied().unwrap_or(0);
+            let met = self.store.meet(device, slot, &self.fingerprint, next)?;
+            stock.push(met).ok().context("too many programs")?;
+        }
+        Ok(Welcome { pool, stock })
+    }
+
+    /// Offline: takes the device's corrections, asks the dealer, and puts both in stock.
+    async fn prepare(
+        &self,
+        link: &mut DeviceLink<'_>,
+        key: &PublicKey,
+        device: &ServerDevice,
+        Prepare { slot, counter }: Prepare,
+    ) -> Result<(), Ended> {
+        // Without a program the length of what follows is unknown: the session cannot go on.
+        let layout = Program::of(&self.pool.spec, slot)?.layout()?;
+        let corrections = link.message(FRAME_DATA, layout.correction_bytes() as usize, FRAME_PAYLOAD).await?;
+        let stock = self.store.stock(key, slot).map_err(|error| refusal(&error, slot))?;
+        if stock.fresh != counter {
+            return Err(Ended::Refused(Refusal::Counter(slot)));
+        }
+        let deal = Deal { device: *key, seed: device.device_seed(), slot, counter, bytes: layout.stock };
+        let correlations = match self.dealer.deal(deal).await {
+            Ok(correlations) => correlations,
+            Err(error) => {
+                warn!(%error, program = slot_name(&self.pool.spec, slot), counter, "no stock from the dealer");
+                return Err(match error {
+                    // Dealt, and lost before it was stored: this counter will never be in stock.
+                    DealError::Refused(DealRefusal::Counter) => {
+                        self.store.skip(key, slot, counter).map_err(|error| refusal(&error, slot))?;
+                        Ended::Refused(Refusal::Counter(slot))
+                    }
+                    _ => Ended::Refused(Refusal::Dealer),
+                });
+            }
+        };
+        let item = Item { correlations, corrections };
+        let stock = self
+            .store
+            .put(key, slot, counter, &self.fingerprint, &item)
+            .and_then(|()| self.store.stock(key, slot))
+            .map_err(|error| refusal(&error, slot))?;
+        say(link, &ToDevice::Prepared(PreparedStock { stock }))?;
+        Ok(link.flush().await?)
+    }
+
+    /// Online: the router and then the model it chooses, or one model.
+    async fn infer(
+        &self,
+        link: &mut DeviceLink<'_>,
+        key: &PublicKey,
+        device: &ServerDevice,
+        infer: Infer,
+    ) -> Result<(), Ended> {
+        let scores = router_scores(&self.pool.spec, infer.lambda, infer.allowed, &infer.link)?;
+        let chosen = self.program(link, key, device, infer.slot, infer.counter, &scores, 0).await?;
+        let Some(slot) = chosen else { return Ok(()) };
+        let stock = self.store.stock(key, slot).map_err(|error| refusal(&error, slot))?;
+        if stock.ready == 0 {
+            return Err(Ended::Refused(Refusal::StockEmpty(slot)));
+        }
+        say(link, &ToDevice::Route(Route { slot, counter: stock.first }))?;
+        link.flush().await?;
+        self.program(link, key, device, slot, stock.first, &scores, 1).await?;
+        Ok(())
+    }
+
+    /// Runs one program; of a router, returns the model that it chose. `half_trips` were made for
+    /// it before it began.
+    #[expect(clippy::too_many_arguments, reason = "one run's whole context")]
+    async fn program(
+        &self,
+        link: &mut DeviceLink<'_>,
+        key: &PublicKey,
+        device: &ServerDevice,
+        slot: Slot,
+        counter: u64,
+        scores: &[i32],
+        half_trips: u32,
+    ) -> Result<Option<Slot>, Ended> {
+        let program = Program::of(&self.pool.spec, slot)?;
+        let secrets = self.pool.secrets(slot).ok_or(Ended::Control)?;
+        // The masked input follows the request whatever becomes of it, so it is taken first: a
+        // refusal then finds both ends between two requests.
+        let input = match program.gate(0)?.and_then(|gate| gate.messages().first().copied()) {
+            Some(message) => link.message(FRAME_DATA, message.bytes(), FRAME_PAYLOAD).await?,
+            None => return Err(Ended::Control),
+        };
+        let item = self.store.spend(key, slot, counter, &self.fingerprint).map_err(|error| refusal(&error, slot))?;
+        let mut work = vec![0; server::work_words(&program)?];
+        let stock = Stock { correlations: &item.correlations, corrections: &item.corrections };
+        let run_key = server_key(&device.dealer_seed(), &self.fingerprint, slot, counter);
+        let mut run = Server::new(program, secrets.parameters(), run_key, stock, scores, &mut work)?;
+
+        let mut meter = Meter { half_trips, ..Meter::default() };
+        meter.turn(true);
+        meter.computing(|| run.receive(&input))?;
+        let mut message = Vec::new();
+        loop {
+            match run.turn() {
+                Turn::Done => break,
+                Turn::Send(next) => {
+                    meter.turn(false);
+                    message.resize(next.bytes(), 0);
+                    let bytes = meter.computing(|| run.send(&mut message))?;
+                    link.queue_message(FRAME_DATA, message.get(..bytes).unwrap_or(&[]), FRAME_PAYLOAD)?;
+                    link.flush().await?;
+                }
+                Turn::Receive(next) => {
+                    meter.turn(true);
+                    let bytes = link.message(FRAME_DATA, next.bytes(), FRAME_PAYLOAD).await?;
+                    meter.computing(|| run.receive(&bytes))?;
+                }
+            }
+        }
+        self.record(slot, &meter);
+        match program {
+            Program::Router { .. } => Ok(Some(run.choice()?)),
+            Program::Model { .. } => Ok(None),
+        }
+    }
+
+    fn record(&self, slot: Slot, meter: &Meter) {
+        let Some(file) = &self.records else { return };
+        let record = Record {
+            program: slot_name(&self.pool.spec, slot),
+            half_trips: meter.half_trips,
+            compute_ms: meter.compute.as_secs_f64() * 1e3,
+        };
+        let written = serde_json::to_string(&record).map_err(std::io::Error::from).and_then(|line| {
+            use std::io::Write;
+            match file.lock() {
+                Ok(mut file) => writeln!(file, "{line}"),
+                Err(_) => Ok(()),
+            }
+        });
+        if let Err(error) = written {
+            warn!(%error, "cannot write a record");
+        }
+    }
+
+    /// The cost model's figures for `slot`.
+    ///
+    /// # Errors
+    /// The pool has no such program.
+    pub fn cost(&self, slot: Slot, tile: u16) -> Result<Cost> {
+        Ok(Cost::of(&self.pool.spec, slot, tile)?)
+    }
+}
+
+/// Counts turns as they happen and times the server's own work.
+#[derive(Default)]
+struct Meter {
+    half_trips: u32,
+    from_device: Option<bool>,
+    compute: Duration,
+}
+
+impl Meter {
+    fn turn(&mut self, from_device: bool) {
+        if self.from_device != Some(from_device) {
+            self.half_trips += 1;
+            self.from_device = Some(from_device);
+        }
+    }
+
+    fn computing<T>(&mut self, work: impl FnOnce() -> T) -> T {
+        let start = Instant::now();
+        let result = work();
+        self.compute += start.elapsed();
+        result
+    }
+}
+
+fn refusal(error: &StockError, slot: Slot) -> Ended {
+    Ended::Refused(match error {
+        StockError::Counter(_) => Refusal::Counter(slot),
+        StockError::Empty => Refusal::StockEmpty(slot),
+        StockError::Store(error) => {
+            warn!(%error, "stock store");
+            Refusal::Store
+        }
+    })
+}
+
+async fn hear(link: &mut DeviceLink<'_>) -> Result<ToServer, Ended> {
+    match link.frame().await? {
+        (FRAME_CONTROL, payload) => ToServer::from_bytes(payload).map_err(|_| Ended::Control),
+        _ => Err(LinkError::Frame.into()),
+    }
+}
+
+fn say(link: &mut DeviceLink<'_>, message: &ToDevice) -> Result<(), Ended> {
+    let mut buffer = [0; FRAME_PAYLOAD];
+    let bytes = message.to_bytes(&mut buffer).map_err(|_| Ended::Control)?;
+    Ok(link.queue(FRAME_CONTROL, buffer.get(..bytes).unwrap_or(&[]))?)
+}

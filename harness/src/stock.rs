@@ -1,0 +1,275 @@
+//! The server's stock: what inferences use up, kept in an embedded store.
+//!
+//! An item is the dealer's part and the device's part of one inference. It is taken out in the same
+//! transaction that raises the slot's lowest counter, durably, before a byte that depends on it is
+//! sent; so an item is used at most once, whatever crashes when.
+
+use std::path::Path;
+
+use redb::{Database, Durability, ReadableDatabase, ReadableTable, Table, TableDefinition};
+use secure_router_core::channel::PublicKey;
+use secure_router_core::circuit::Slot;
+use secure_router_core::session::SlotStock;
+
+/// Device, slot and counter to an item.
+const ITEMS: TableDefinition<'_, ([u8; 32], u8, u64), &[u8]> = TableDefinition::new("items");
+/// Device and slot to its lowest unspent and its lowest unprepared counter.
+const COUNTERS: TableDefinition<'_, ([u8; 32], u8), (u64, u64)> = TableDefinition::new("counters");
+
+/// The store failed or refused.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StockError {
+    /// The store failed.
+    #[error("the stock store failed: {0}")]
+    Store(#[from] redb::Error),
+    /// The counter was spent or prepared before, or is not the next.
+    #[error("counter {0} is not the next one")]
+    Counter(u64),
+    /// There is no such item.
+    #[error("nothing is in stock")]
+    Empty,
+}
+
+macro_rules! from_redb {
+    ($($error:ty),*) => {$(
+        impl From<$error> for StockError {
+            fn from(error: $error) -> Self {
+                Self::Store(error.into())
+            }
+        }
+    )*};
+}
+from_redb!(redb::DatabaseError, redb::TransactionError, redb::TableError, redb::StorageError, redb::CommitError, redb::SetDurabilityError);
+
+/// One inference's stock.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Item {
+    /// The dealer's part.
+    pub correlations: Vec<u8>,
+    /// The device's part.
+    pub corrections: Vec<u8>,
+}
+
+/// The store.
+#[derive(Debug)]
+pub struct Store {
+    database: Database,
+}
+
+impl Store {
+    /// Opens the store at `path`, or makes it.
+    ///
+    /// # Errors
+    /// [`StockError::Store`].
+    pub fn open(path: &Path) -> Result<Self, StockError> {
+        let database = Database::create(path)?;
+        let write = database.begin_write()?;
+        write.open_table(ITEMS)?;
+        write.open_table(COUNTERS)?;
+        write.commit()?;
+        Ok(Self { database })
+    }
+
+    /// Raises the counters of a slot to what the device says it has spent, and drops items that it
+    /// spent or that belong to another pool. Returns the slot's stock.
+    ///
+    /// # Errors
+    /// [`StockError::Store`].
+    pub fn meet(&self, device: &PublicKey, slot: Slot, pool: &[u8; 32], device_next: u64) -> Result<SlotStock, StockError> {
+        let key = (device.0, slot.code());
+        let write = self.database.begin_write()?;
+        {
+            let mut counters = write.open_table(COUNTERS)?;
+            let (spent, fresh) = counters.get(key)?.map_or((0, 0), |pair| pair.value());
+            let spent = spent.max(device_next);
+            counters.insert(key, (spent, fresh.max(spent)))?;
+            let mut items = write.open_table(ITEMS)?;
+            let mut stale = Vec::new();
+            for entry in items.range((device.0, slot.code(), 0)..=(device.0, slot.code(), u64::MAX))? {
+                let (place, item) = entry?;
+                let (_, _, counter) = place.value();
+                if counter < spent || item.value().get(..32) != Some(pool) {
+                    stale.push(counter);
+                }
+            }
+            for counter in stale {
+                items.remove((device.0, slot.code(), counter))?;
+            }
+        }
+        write.commit()?;
+        self.stock(device, slot)
+    }
+
+    /// The stock of a slot: the first item and how many follow it without a gap.
+    ///
+    /// # Errors
+    /// [`StockError::Store`].
+    pub fn stock(&self, device: &PublicKey, slot: Slot) -> Result<SlotStock, StockError> {
+        let read = self.database.begin_read()?;
+        let counters = read.open_table(COUNTERS)?.get((device.0, slot.code()))?;
+        let (_, fresh) = counters.map_or((0, 0), |pair| pair.value());
+        let items = read.open_table(ITEMS)?;
+        let mut stock = SlotStock { slot, first: fresh, fresh, ready: 0 };
+        for entry in items.range((device.0, slot.code(), 0)..=(device.0, slot.code(), u64::MAX))? {
+            let (_, _, counter) = entry?.0.value();
+            if stock.ready == 0 {
+                stock.first = counter;
+            } else if counter != stock.first.saturating_add(u64::from(stock.ready)) {
+                break;
+            }
+            stock.ready = stock.ready.saturating_add(1);
+        }
+        Ok(stock)
+    }
+
+    /// Gives up on preparing `counter`: it is not offered again.
+    ///
+    /// # Errors
+    /// [`StockError::Counter`] when it is not the slot's next.
+    pub fn skip(&self, device: &PublicKey, slot: Slot, counter: u64) -> Result<(), StockError> {
+        let write = self.database.begin_write()?;
+        claim(&mut write.open_table(COUNTERS)?, device, slot, counter)?;
+        Ok(write.commit()?)
+    }
+
+    /// Puts the item of the slot's next counter in stock.
+    ///
+    /// # Errors
+    /// [`StockError::Counter`] when `counter` is not the next.
+    pub fn put(&self, device: &PublicKey, slot: Slot, counter: u64, pool: &[u8; 32], item: &Item) -> Result<(), StockError> {
+        let mut bytes = Vec::with_capacity(36 + item.corrections.len() + item.correlations.len());
+        bytes.extend_from_slice(pool);
+        bytes.extend_from_slice(&(item.corrections.len() as u32).to_le_bytes());
+        bytes.extend_from_slice(&item.corrections);
+        bytes.extend_from_slice(&item.correlations);
+        let mut write = self.database.begin_write()?;
+        // A crash may lose an item and its claim; the dealer then refuses the counter and it is
+        // skipped. It never brings a spent one back, because spending is durable.
+        write.set_durability(Durability::None)?;
+        claim(&mut write.open_table(COUNTERS)?, device, slot, counter)?;
+        write.open_table(ITEMS)?.insert((device.0, slot.code(), counter), bytes.as_slice())?;
+        Ok(write.commit()?)
+    }
+
+    /// Takes an item out, durably: it and all before it are spent.
+    ///
+    /// # Errors
+    /// [`StockError::Counter`] for a counter that is spent, [`StockError::Empty`] for one that is
+    /// not in stock or belongs to another pool.
+    pub fn spend(&self, device: &PublicKey, slot: Slot, counter: u64, pool: &[u8; 32]) -> Result<Item, StockError> {
+        let key = (device.0, slot.code());
+        let write = self.database.begin_write()?;
+        let item = {
+            let mut counters = write.open_table(COUNTERS)?;
+            let (spent, fresh) = counters.get(key)?.map_or((0, 0), |pair| pair.value());
+            if counter < spent {
+                return Err(StockError::Counter(counter));
+            }
+            let mut items = write.open_table(ITEMS)?;
+            let item = match items.remove((device.0, slot.code(), counter))? {
+                Some(item) => parse(item.value(), pool).ok_or(StockError::Empty)?,
+                None => return Err(StockError::Empty),
+            };
+            let next = counter.saturating_add(1);
+            counters.insert(key, (next, fresh.max(next)))?;
+            item
+        };
+        write.commit()?;
+        Ok(item)
+    }
+}
+
+/// Moves the slot's next counter past `counter`, which it must be.
+fn claim(
+    counters: &mut Table<'_, ([u8; 32], u8), (u64, u64)>,
+    device: &PublicKey,
+    slot: Slot,
+    counter: u64,
+) -> Result<(), StockError> {
+    let key = (device.0, slot.code());
+    let (spent, fresh) = counters.get(key)?.map_or((0, 0), |pair| pair.value());
+    let next = counter.checked_add(1).filter(|_| counter == fresh).ok_or(StockError::Counter(counter))?;
+    counters.insert(key, (spent, next))?;
+    Ok(())
+}
+
+fn parse(bytes: &[u8], pool: &[u8; 32]) -> Option<Item> {
+    let (fingerprint, rest) = bytes.split_first_chunk::<32>()?;
+    let (len, rest) = rest.split_first_chunk::<4>()?;
+    if fingerprint != pool {
+        return None;
+    }
+    let (corrections, correlations) = rest.split_at_checked(u32::from_le_bytes(*len) as usize)?;
+    Some(Item { correlations: correlations.to_vec(), corrections: corrections.to_vec() })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    const DEVICE: PublicKey = PublicKey([1; 32]);
+    const POOL: [u8; 32] = [2; 32];
+    const SLOT: Slot = Slot::Model(3);
+
+    fn item(value: u8) -> Item {
+        Item { correlations: vec![value; 100], corrections: vec![value; 10] }
+    }
+
+    fn store() -> (tempfile::TempDir, Store) {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(&directory.path().join("stock")).unwrap();
+        (directory, store)
+    }
+
+    fn prepare(store: &Store, counter: u64) {
+        store.put(&DEVICE, SLOT, counter, &POOL, &item(counter as u8)).unwrap();
+    }
+
+    #[test]
+    fn an_item_is_spent_once_and_its_counter_never_comes_back() {
+        let (directory, store) = store();
+        prepare(&store, 0);
+        prepare(&store, 1);
+        assert_eq!(store.stock(&DEVICE, SLOT).unwrap(), SlotStock { slot: SLOT, first: 0, fresh: 2, ready: 2 });
+        assert!(store.spend(&DEVICE, SLOT, 0, &POOL).unwrap() == item(0));
+        assert!(matches!(store.spend(&DEVICE, SLOT, 0, &POOL), Err(StockError::Counter(0))));
+        assert!(matches!(store.skip(&DEVICE, SLOT, 0), Err(StockError::Counter(0))));
+        assert!(matches!(store.spend(&DEVICE, SLOT, 7, &POOL), Err(StockError::Empty)));
+        drop(store);
+        let store = Store::open(&directory.path().join("stock")).unwrap();
+        assert!(matches!(store.spend(&DEVICE, SLOT, 0, &POOL), Err(StockError::Counter(0))));
+        assert!(store.spend(&DEVICE, SLOT, 1, &POOL).unwrap() == item(1));
+    }
+
+    #[test]
+    fn stock_of_another_pool_or_behind_the_device_is_dropped() {
+        let (_directory, store) = store();
+        (0..4).for_each(|counter| prepare(&store, counter));
+        assert_eq!(store.meet(&DEVICE, SLOT, &POOL, 2).unwrap(), SlotStock { slot: SLOT, first: 2, fresh: 4, ready: 2 });
+        assert!(matches!(store.spend(&DEVICE, SLOT, 2, &[9; 32]), Err(StockError::Empty)));
+        assert_eq!(
+            store.meet(&DEVICE, SLOT, &[9; 32], 2).unwrap(),
+            SlotStock { slot: SLOT, first: 4, fresh: 4, ready: 0 }
+        );
+    }
+
+    #[test]
+    fn a_device_ahead_of_the_store_moves_it() {
+        let (_directory, store) = store();
+        assert_eq!(
+            store.meet(&DEVICE, SLOT, &POOL, 9).unwrap(),
+            SlotStock { slot: SLOT, first: 9, fresh: 9, ready: 0 }
+        );
+    }
+
+    #[test]
+    fn a_gap_ends_the_run() {
+        let (_directory, store) = store();
+        prepare(&store, 0);
+        store.skip(&DEVICE, SLOT, 1).unwrap();
+        prepare(&store, 2);
+        assert_eq!(store.stock(&DEVICE, SLOT).unwrap(), SlotStock { slot: SLOT, first: 0, fresh: 3, ready: 1 });
+    }
+}
