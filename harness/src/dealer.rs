@@ -107,11 +107,14 @@ impl Dealer {
     /// # Errors
     /// The listener's.
     pub async fn run(self: Arc<Self>, listener: TcpListener) -> Result<()> {
+        // Dropping the set, with this future, ends every session.
+        let mut sessions = tokio::task::JoinSet::new();
         loop {
             let (stream, from) = listener.accept().await?;
+            while sessions.try_join_next().is_some() {}
             stream.set_nodelay(true)?;
             let dealer = Arc::clone(&self);
-            tokio::spawn(async move {
+            sessions.spawn(async move {
                 match dealer.answer(stream).await {
                     Ok(()) | Err(LinkError::Ended) => debug!(%from, "server left"),
                     Err(error) => warn!(%from, %error, "link to a server ended"),

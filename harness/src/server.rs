@@ -97,11 +97,14 @@ impl Service {
     /// # Errors
     /// The listener's.
     pub async fn run(self: Arc<Self>, listener: TcpListener) -> Result<()> {
+        // Dropping the set, with this future, ends every session.
+        let mut sessions = tokio::task::JoinSet::new();
         loop {
             let (stream, from) = listener.accept().await?;
+            while sessions.try_join_next().is_some() {}
             stream.set_nodelay(true)?;
             let service = Arc::clone(&self);
-            tokio::spawn(async move {
+            sessions.spawn(async move {
                 match service.answer(stream).await {
                     Ok(()) | Err(Ended::Link(LinkError::Ended)) => debug!(%from, "device left"),
                     Err(error) => warn!(%from, %error, "session ended"),

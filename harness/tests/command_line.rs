@@ -1,0 +1,76 @@
+//! The command line says what is wrong in one line, and exits with a failure.
+
+#![allow(missing_docs, clippy::unwrap_used, clippy::panic, reason = "a test")]
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+const POOL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/pools/speech/pool.safetensors");
+
+/// Runs the command in `directory`.
+fn run(directory: &Path, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_secure-router")).current_dir(directory).args(arguments).output().unwrap()
+}
+
+fn fails_with(directory: &Path, arguments: &[&str], words: &str) {
+    let output = run(directory, arguments);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success(), "{arguments:?} succeeded");
+    assert!(said.contains(words), "{arguments:?} said: {said}");
+    assert_eq!(said.trim_end().lines().count(), 1, "{arguments:?} said: {said}");
+}
+
+#[test]
+fn errors_are_one_line_and_a_failing_exit() {
+    let directory = tempfile::tempdir().unwrap();
+    let here = directory.path();
+    fails_with(here, &["device"], "make it with `secure-router provision`");
+    fails_with(here, &["cost", "--pool", "nowhere"], "cannot read the pool nowhere");
+    fails_with(here, &["provision", "--device", "a b"], "letters, digits");
+    fails_with(here, &["demo", "--count", "0"], "--count must be between 1 and");
+    fails_with(here, &["demo", "--count", "751"], "--count must be between 1 and");
+
+    std::fs::write(here.join("pool"), b"not a pool").unwrap();
+    fails_with(here, &["cost", "--pool", "pool"], "pool is not a valid pool");
+    std::fs::write(here.join("broken.json"), "{\n  \"secret\": \"00\"\n}").unwrap();
+    fails_with(here, &["deal", "--keys", "broken.json"], "broken.json is not a key file: line");
+
+    let mut cut = std::fs::read(POOL).unwrap();
+    cut.truncate(cut.len() / 2);
+    std::fs::write(here.join("cut"), cut).unwrap();
+    fails_with(here, &["cost", "--pool", "cut"], "cut is not a valid pool");
+}
+
+#[test]
+fn a_device_is_provisioned_once_and_its_keys_are_its_owners() {
+    let directory = tempfile::tempdir().unwrap();
+    assert!(run(directory.path(), &["provision", "--device", "kitchen"]).status.success());
+    let file = directory.path().join("keys/device-kitchen.json");
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+    fails_with(directory.path(), &["provision", "--device", "kitchen"], "provisioned once");
+    // No secret of one party stands in another's file but those they share.
+    let text = |name: &str| std::fs::read_to_string(directory.path().join("keys").join(name)).unwrap();
+    let value = |name: &str| serde_json::from_str::<serde_json::Value>(&text(name)).unwrap();
+    let secret = |name: &str| value(name)["secret"].as_str().unwrap().to_owned();
+    for (owner, others) in [
+        ("server.json", ["dealer.json", "device-kitchen.json"]),
+        ("dealer.json", ["server.json", "device-kitchen.json"]),
+        ("device-kitchen.json", ["server.json", "dealer.json"]),
+    ] {
+        others.iter().for_each(|other| assert!(!text(other).contains(&secret(owner)), "{owner} in {other}"));
+    }
+    let device = value("device-kitchen.json");
+    assert!(!text("server.json").contains(device["device_dealer"].as_str().unwrap()));
+    assert!(!text("dealer.json").contains(device["device_server"].as_str().unwrap()));
+}
+
+#[test]
+fn nobody_listening_is_said() {
+    let directory = tempfile::tempdir().unwrap();
+    assert!(run(directory.path(), &["provision", "--device", "desktop"]).status.success());
+    fails_with(directory.path(), &["device", "--server", "127.0.0.1:1"], "cannot reach the server at 127.0.0.1:1");
+}

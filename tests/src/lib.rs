@@ -1,0 +1,217 @@
+//! Parties for tests: a dealer and a server on loopback, and devices that dial them.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use secure_router::dealer::Dealer;
+use secure_router::device::{DriverError, FileCounters, run};
+use secure_router::link::Moved;
+use secure_router::pool::{Examples, Pool};
+use secure_router::provision::{self, DeviceFile, random};
+use secure_router::server::Service;
+use secure_router_core::circuit::Slot;
+use secure_router_core::session::{DeviceIdentity, DeviceMemory, DeviceSession, Event, LinkProfile, Request};
+use tempfile::TempDir;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+
+/// The committed pool.
+pub const POOL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../harness/pools/speech/pool.safetensors");
+/// Its test split.
+pub const TEST: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../harness/pools/speech/test.safetensors");
+
+/// A dealer and a server, their keys, and what they keep.
+pub struct Parties {
+    directory: TempDir,
+    dealer: JoinHandle<()>,
+    server: JoinHandle<()>,
+    /// Where the dealer listens.
+    pub dealer_address: String,
+    /// Where the server listens.
+    pub server_address: String,
+}
+
+impl Parties {
+    /// Starts both, for devices of these names.
+    ///
+    /// # Errors
+    /// Whatever keeps them from starting.
+    pub async fn start(devices: &[&str]) -> Result<Self> {
+        let directory = tempfile::tempdir()?;
+        for device in devices {
+            provision::provision(directory.path(), device)?;
+        }
+        let (dealer_address, dealer) = start_dealer(&directory).await?;
+        let (server_address, server) = start_server(&directory, &dealer_address, Pool::load(POOL.as_ref())?).await?;
+        Ok(Self { directory, dealer, server, dealer_address, server_address })
+    }
+
+    /// Ends the server and starts another over the same stock; `pool` replaces its pool.
+    ///
+    /// # Errors
+    /// Whatever keeps it from starting.
+    pub async fn restart_server(&mut self, pool: Pool) -> Result<()> {
+        self.stop_server().await;
+        // The old server's sessions let go of its store as they are dropped, one by one.
+        let mut last = None;
+        for _ in 0..1000 {
+            match start_server(&self.directory, &self.dealer_address, pool.clone()).await {
+                Ok(started) => {
+                    (self.server_address, self.server) = started;
+                    return Ok(());
+                }
+                Err(error) => last = Some(error),
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+        last.map_or(Ok(()), Err)
+    }
+
+    /// Ends the server.
+    pub async fn stop_server(&mut self) {
+        self.server.abort();
+        let _ = (&mut self.server).await;
+    }
+
+    /// Ends the dealer.
+    pub async fn stop_dealer(&mut self) {
+        self.dealer.abort();
+        let _ = (&mut self.dealer).await;
+    }
+
+    /// A file of this test's own.
+    #[must_use]
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// Connects device `name` to the server.
+    ///
+    /// # Errors
+    /// The session's.
+    pub async fn connect(&self, name: &str) -> Result<Device> {
+        Device::connect(self, name, &self.server_address).await
+    }
+}
+
+async fn start_dealer(directory: &TempDir) -> Result<(String, JoinHandle<()>)> {
+    let (_, keys, _) = provision::paths(directory.path(), "");
+    let dealer = Arc::new(Dealer::new(provision::read(&keys)?, &directory.path().join("dealer.redb"))?);
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let address = listener.local_addr()?.to_string();
+    Ok((address, tokio::spawn(async move { drop(dealer.run(listener).await) })))
+}
+
+async fn start_server(directory: &TempDir, dealer: &str, pool: Pool) -> Result<(String, JoinHandle<()>)> {
+    let (keys, _, _) = provision::paths(directory.path(), "");
+    let store = directory.path().join("stock.redb");
+    let service = Arc::new(Service::new(provision::read(&keys)?, pool, &store, dealer.to_owned())?);
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let address = listener.local_addr()?.to_string();
+    Ok((address, tokio::spawn(async move { drop(service.run(listener).await) })))
+}
+
+/// A connected desktop device. Its buffers live as long as the test.
+pub struct Device {
+    /// The session.
+    pub session: DeviceSession<'static, FileCounters>,
+    stream: TcpStream,
+    /// Bytes moved.
+    pub moved: Moved,
+}
+
+impl Device {
+    /// Connects device `name` of `parties` by way of `address`.
+    ///
+    /// # Errors
+    /// The session's.
+    pub async fn connect(parties: &Parties, name: &str, address: &str) -> Result<Self> {
+        let (_, _, keys) = provision::paths(parties.directory.path(), name);
+        let keys: DeviceFile = provision::read(&keys)?;
+        let counters = FileCounters::open(&parties.path(&format!("counters-{name}")))?;
+        let stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        let (secret, seeds) = (keys.secret()?, keys.seeds());
+        let identity = DeviceIdentity { secret: &secret, server: keys.server(), seeds: &seeds };
+        let memory = DeviceMemory {
+            rx: vec![0; DeviceMemory::FRAME_BYTES].leak(),
+            tx: vec![0; DeviceMemory::FRAME_BYTES].leak(),
+            work: vec![0; 4096].leak(),
+            input: vec![0; 1024].leak(),
+        };
+        let session = DeviceSession::connect(identity, memory, 4, counters, &mut random())?;
+        let mut device = Self { session, stream, moved: Moved::default() };
+        match device.event().await? {
+            Event::Ready => Ok(device),
+            event => bail!("the server began with {event:?}"),
+        }
+    }
+
+    /// The next event.
+    ///
+    /// # Errors
+    /// The session's, or the link's.
+    pub async fn event(&mut self) -> Result<Event, DriverError> {
+        run(&mut self.stream, &mut self.session, &mut self.moved).await
+    }
+
+    /// Prepares one inference of each program.
+    ///
+    /// # Errors
+    /// The session's, or a refusal.
+    pub async fn prepare_all(&mut self) -> Result<()> {
+        let slots: Vec<Slot> = self.session.pool().context("not connected")?.slots().collect();
+        for slot in slots {
+            self.prepare(slot).await?;
+        }
+        Ok(())
+    }
+
+    /// Prepares one inference of `slot`.
+    ///
+    /// # Errors
+    /// The session's, or a refusal.
+    pub async fn prepare(&mut self, slot: Slot) -> Result<()> {
+        self.session.prepare(slot)?;
+        match self.event().await? {
+            Event::Prepared(_) => Ok(()),
+            Event::Refused(refusal) => bail!("{refusal}"),
+            event => bail!("unexpected {event:?}"),
+        }
+    }
+
+    /// Classifies `input`: the class, and the model that answered.
+    ///
+    /// # Errors
+    /// The session's, or a refusal.
+    pub async fn infer(&mut self, slot: Slot, input: &[i16]) -> Result<(usize, Slot)> {
+        self.session.infer(Request { slot, lambda: 64, link: LinkProfile::UART }, input)?;
+        let mut model = slot;
+        loop {
+            match self.event().await? {
+                Event::Routed(chosen) => model = chosen,
+                Event::Answer => return Ok((self.session.class().context("no class")?, model)),
+                Event::Refused(refusal) => bail!("{refusal}"),
+                event => bail!("unexpected {event:?}"),
+            }
+        }
+    }
+}
+
+/// The committed test split.
+///
+/// # Errors
+/// A file that cannot be read.
+pub fn examples() -> Result<Examples> {
+    Examples::load(TEST.as_ref(), 416)
+}
+
+/// The reference's class of `input` under `slot`.
+///
+/// # Errors
+/// The reference's.
+pub fn reference(pool: &Pool, slot: Slot, input: &[i16]) -> Result<usize> {
+    let logits = pool.reference(slot, input, &[])?;
+    (0..logits.len()).rev().max_by_key(|class| logits[*class]).context("no logits")
+}
