@@ -16,6 +16,7 @@ use secure_router_core::session::{
 };
 use serde::{Deserialize, Serialize};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::task::block_in_place;
 use tracing::{debug, info, warn};
 
 use crate::dealer::{Deal, DealError, DealRefusal, DealerHandle};
@@ -92,7 +93,8 @@ impl Service {
         Ok(self)
     }
 
-    /// Answers devices on `listener` until the process ends.
+    /// Answers devices on `listener` until the process ends. Waits on the store block their thread, so
+    /// this needs a runtime of several.
     ///
     /// # Errors
     /// The listener's.
@@ -127,7 +129,7 @@ impl Service {
         info!(device = device.name, "device connected");
 
         let ToServer::Hello(hello) = hear(&mut link).await? else { return Err(Ended::Control) };
-        let welcome = self.welcome(&key, &hello.counters).map_err(|error| {
+        let welcome = block_in_place(|| self.welcome(&key, &hello.counters)).map_err(|error| {
             warn!(%error, "stock store");
             Ended::Refused(Refusal::Store)
         })?;
@@ -195,11 +197,11 @@ impl Service {
             }
         };
         let item = Item { correlations, corrections };
-        let stock = self
-            .store
-            .put(key, slot, counter, &self.fingerprint, &item)
-            .and_then(|()| self.store.stock(key, slot))
-            .map_err(|error| refusal(&error, slot))?;
+        let put = || {
+            self.store.put(key, slot, counter, &self.fingerprint, &item)?;
+            self.store.stock(key, slot)
+        };
+        let stock = block_in_place(put).map_err(|error| refusal(&error, slot))?;
         say(link, &ToDevice::Prepared(PreparedStock { stock }))?;
         Ok(link.flush().await?)
     }
@@ -246,7 +248,8 @@ impl Service {
             Some(message) => link.message(FRAME_DATA, message.bytes(), FRAME_PAYLOAD).await?,
             None => return Err(Ended::Control),
         };
-        let item = self.store.spend(key, slot, counter, &self.fingerprint).map_err(|error| refusal(&error, slot))?;
+        let item = block_in_place(|| self.store.spend(key, slot, counter, &self.fingerprint))
+            .map_err(|error| refusal(&error, slot))?;
         let mut work = vec![0; server::work_words(&program)?];
         let stock = Stock { correlations: &item.correlations, corrections: &item.corrections };
         let run_key = server_key(&device.dealer_seed(), &self.fingerprint, slot, counter);

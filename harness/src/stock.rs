@@ -11,8 +11,11 @@ use secure_router_core::channel::PublicKey;
 use secure_router_core::circuit::Slot;
 use secure_router_core::session::SlotStock;
 
-/// Device, slot and counter to an item.
+/// Device, slot and counter to an item: the length of the device's part, it, and the dealer's.
 const ITEMS: TableDefinition<'_, ([u8; 32], u8, u64), &[u8]> = TableDefinition::new("items");
+/// The same keys to the fingerprint of the item's pool. Apart from the items, which are megabytes,
+/// so that counting stock does not read them.
+const POOLS: TableDefinition<'_, ([u8; 32], u8, u64), [u8; 32]> = TableDefinition::new("pools");
 /// Device and slot to its lowest unspent and its lowest unprepared counter.
 const COUNTERS: TableDefinition<'_, ([u8; 32], u8), (u64, u64)> = TableDefinition::new("counters");
 
@@ -66,6 +69,7 @@ impl Store {
         let database = Database::create(path)?;
         let write = database.begin_write()?;
         write.open_table(ITEMS)?;
+        write.open_table(POOLS)?;
         write.open_table(COUNTERS)?;
         write.commit()?;
         Ok(Self { database })
@@ -84,17 +88,19 @@ impl Store {
             let (spent, fresh) = counters.get(key)?.map_or((0, 0), |pair| pair.value());
             let spent = spent.max(device_next);
             counters.insert(key, (spent, fresh.max(spent)))?;
+            let mut pools = write.open_table(POOLS)?;
             let mut items = write.open_table(ITEMS)?;
             let mut stale = Vec::new();
-            for entry in items.range((device.0, slot.code(), 0)..=(device.0, slot.code(), u64::MAX))? {
-                let (place, item) = entry?;
+            for entry in pools.range(all(device, slot))? {
+                let (place, fingerprint) = entry?;
                 let (_, _, counter) = place.value();
-                if counter < spent || item.value().get(..32) != Some(pool) {
-                    stale.push(counter);
+                if counter < spent || fingerprint.value() != *pool {
+                    stale.push(place.value());
                 }
             }
-            for counter in stale {
-                items.remove((device.0, slot.code(), counter))?;
+            for place in stale {
+                pools.remove(place)?;
+                items.remove(place)?;
             }
         }
         write.commit()?;
@@ -109,9 +115,8 @@ impl Store {
         let read = self.database.begin_read()?;
         let counters = read.open_table(COUNTERS)?.get((device.0, slot.code()))?;
         let (_, fresh) = counters.map_or((0, 0), |pair| pair.value());
-        let items = read.open_table(ITEMS)?;
         let mut stock = SlotStock { slot, first: fresh, fresh, ready: 0 };
-        for entry in items.range((device.0, slot.code(), 0)..=(device.0, slot.code(), u64::MAX))? {
+        for entry in read.open_table(POOLS)?.range(all(device, slot))? {
             let (_, _, counter) = entry?.0.value();
             if stock.ready == 0 {
                 stock.first = counter;
@@ -138,8 +143,8 @@ impl Store {
     /// # Errors
     /// [`StockError::Counter`] when `counter` is not the next.
     pub fn put(&self, device: &PublicKey, slot: Slot, counter: u64, pool: &[u8; 32], item: &Item) -> Result<(), StockError> {
-        let mut bytes = Vec::with_capacity(36 + item.corrections.len() + item.correlations.len());
-        bytes.extend_from_slice(pool);
+        let place = (device.0, slot.code(), counter);
+        let mut bytes = Vec::with_capacity(4 + item.corrections.len() + item.correlations.len());
         bytes.extend_from_slice(&(item.corrections.len() as u32).to_le_bytes());
         bytes.extend_from_slice(&item.corrections);
         bytes.extend_from_slice(&item.correlations);
@@ -148,7 +153,8 @@ impl Store {
         // skipped. It never brings a spent one back, because spending is durable.
         write.set_durability(Durability::None)?;
         claim(&mut write.open_table(COUNTERS)?, device, slot, counter)?;
-        write.open_table(ITEMS)?.insert((device.0, slot.code(), counter), bytes.as_slice())?;
+        write.open_table(ITEMS)?.insert(place, bytes.as_slice())?;
+        write.open_table(POOLS)?.insert(place, pool)?;
         Ok(write.commit()?)
     }
 
@@ -166,11 +172,12 @@ impl Store {
             if counter < spent {
                 return Err(StockError::Counter(counter));
             }
+            let place = (device.0, slot.code(), counter);
+            if write.open_table(POOLS)?.remove(place)?.is_none_or(|fingerprint| fingerprint.value() != *pool) {
+                return Err(StockError::Empty);
+            }
             let mut items = write.open_table(ITEMS)?;
-            let item = match items.remove((device.0, slot.code(), counter))? {
-                Some(item) => parse(item.value(), pool).ok_or(StockError::Empty)?,
-                None => return Err(StockError::Empty),
-            };
+            let item = items.remove(place)?.and_then(|item| parse(item.value())).ok_or(StockError::Empty)?;
             let next = counter.saturating_add(1);
             counters.insert(key, (next, fresh.max(next)))?;
             item
@@ -194,14 +201,15 @@ fn claim(
     Ok(())
 }
 
-fn parse(bytes: &[u8], pool: &[u8; 32]) -> Option<Item> {
-    let (fingerprint, rest) = bytes.split_first_chunk::<32>()?;
-    let (len, rest) = rest.split_first_chunk::<4>()?;
-    if fingerprint != pool {
-        return None;
-    }
+fn parse(bytes: &[u8]) -> Option<Item> {
+    let (len, rest) = bytes.split_first_chunk::<4>()?;
     let (corrections, correlations) = rest.split_at_checked(u32::from_le_bytes(*len) as usize)?;
     Some(Item { correlations: correlations.to_vec(), corrections: corrections.to_vec() })
+}
+
+/// Every counter of a slot.
+fn all(device: &PublicKey, slot: Slot) -> std::ops::RangeInclusive<([u8; 32], u8, u64)> {
+    (device.0, slot.code(), 0)..=(device.0, slot.code(), u64::MAX)
 }
 
 #[cfg(test)]
