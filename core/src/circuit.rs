@@ -201,6 +201,7 @@ pub const fn pairs(items: u16) -> u16 {
 
 /// What a gate opens.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(clippy::large_enum_variant, reason = "one at a time, and no heap to box it on")]
 pub enum Operand {
     /// The device's private input.
     Private,

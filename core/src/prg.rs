@@ -86,6 +86,8 @@ pub struct Stream {
     block: [u32; BLOCK_WORDS],
     /// Next word of `block`; `BLOCK_WORDS` when the block is used up or not made yet.
     next: usize,
+    #[cfg(test)]
+    trace: trace::Trace,
 }
 
 impl Stream {
@@ -96,6 +98,8 @@ impl Stream {
             core: Core::new(&(*key.bytes()).into(), &id.nonce().into()),
             block: [0; BLOCK_WORDS],
             next: BLOCK_WORDS,
+            #[cfg(test)]
+            trace: trace::Trace::new(key, id),
         }
     }
 
@@ -104,6 +108,8 @@ impl Stream {
     pub fn seek(&mut self, element: u64) {
         self.core.set_block_pos((element / BLOCK_WORDS as u64) as u32);
         self.next = BLOCK_WORDS;
+        #[cfg(test)]
+        self.trace.seek(element);
         let skip = (element % BLOCK_WORDS as u64) as usize;
         if skip != 0 {
             self.refill();
@@ -126,6 +132,8 @@ impl Stream {
         }
         let word = self.block.get(self.next).copied().unwrap_or(0);
         self.next += 1;
+        #[cfg(test)]
+        let word = word.wrapping_add(self.trace.words(1));
         word
     }
 
@@ -147,6 +155,8 @@ impl Stream {
                 unpack_block(block, words);
                 block.as_mut_slice().zeroize();
             }
+            #[cfg(test)]
+            self.trace.wide(chunk);
         }
         for word in wide.into_remainder() {
             *word = self.draw();
@@ -156,6 +166,8 @@ impl Stream {
     fn refill(&mut self) {
         let mut block = [0u8; 64].into();
         self.core.write_keystream_block(&mut block);
+        #[cfg(test)]
+        self.trace.blocks(1);
         unpack_block(&block, &mut self.block);
         block.as_mut_slice().zeroize();
         self.next = 0;
@@ -203,6 +215,91 @@ impl TryRng for Stream {
     }
 }
 
+/// What tests see of the streams: every draw and every block, and one word that they may change.
+#[cfg(test)]
+pub(crate) mod trace {
+    use super::{BLOCK_WORDS, StreamId, StreamKey};
+    use std::cell::RefCell;
+
+    /// Consecutive words drawn from one stream, or blocks computed for it.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+    pub(crate) struct Drawn {
+        pub(crate) key: [u8; 32],
+        pub(crate) id: StreamId,
+        pub(crate) first: u64,
+        pub(crate) words: u64,
+        pub(crate) blocks: u64,
+    }
+
+    #[derive(Default)]
+    struct Log {
+        on: bool,
+        drawn: Vec<Drawn>,
+        changed: Option<([u8; 32], StreamId, u64)>,
+    }
+
+    thread_local!(static LOG: RefCell<Log> = RefCell::default());
+
+    /// What `run` draws on this thread.
+    pub(crate) fn record<T>(run: impl FnOnce() -> T) -> (T, Vec<Drawn>) {
+        LOG.with_borrow_mut(|log| *log = Log { on: true, ..Log::default() });
+        let result = run();
+        (result, LOG.with_borrow_mut(core::mem::take).drawn)
+    }
+
+    /// Runs `run` with 1 added to one word.
+    pub(crate) fn change<T>(key: [u8; 32], id: StreamId, element: u64, run: impl FnOnce() -> T) -> T {
+        LOG.with_borrow_mut(|log| log.changed = Some((key, id, element)));
+        let result = run();
+        LOG.with_borrow_mut(|log| log.changed = None);
+        result
+    }
+
+    pub(super) struct Trace {
+        key: [u8; 32],
+        id: StreamId,
+        element: u64,
+    }
+
+    impl Trace {
+        pub(super) fn new(key: &StreamKey, id: StreamId) -> Self {
+            Self { key: *key.bytes(), id, element: 0 }
+        }
+
+        pub(super) fn seek(&mut self, element: u64) {
+            self.element = element;
+        }
+
+        /// Notes the next words; returns what to add to the first.
+        pub(super) fn words(&mut self, words: u64) -> u32 {
+            let Self { key, id, element: first } = *self;
+            self.element += words;
+            LOG.with_borrow_mut(|log| {
+                match log.drawn.last_mut() {
+                    Some(last) if (last.key, last.id, last.first + last.words) == (key, id, first) => last.words += words,
+                    _ if log.on => log.drawn.push(Drawn { key, id, first, words, blocks: 0 }),
+                    _ => {}
+                }
+                u32::from(log.changed == Some((key, id, first)))
+            })
+        }
+
+        pub(super) fn wide(&mut self, chunk: &mut [u32]) {
+            self.blocks((chunk.len() / BLOCK_WORDS) as u64);
+            chunk.iter_mut().for_each(|word| *word = word.wrapping_add(self.words(1)));
+        }
+
+        pub(super) fn blocks(&self, blocks: u64) {
+            let Self { key, id, element: first } = *self;
+            LOG.with_borrow_mut(|log| {
+                if log.on {
+                    log.drawn.push(Drawn { key, id, first, words: 0, blocks });
+                }
+            });
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -242,7 +339,7 @@ mod tests {
         let mut key = [0; 32];
         key.iter_mut().zip(0..).for_each(|(byte, value)| *byte = value);
         let nonce = [0, 0, 0, 9, 0, 0, 0, 0x4a, 0, 0, 0, 0];
-        let mut source = Stream { core: Core::new(&key.into(), &nonce.into()), block: [0; 16], next: 16 };
+        let mut source = Stream { core: Core::new(&key.into(), &nonce.into()), block: [0; 16], next: 16, trace: trace::Trace::new(&StreamKey::from_bytes(key), StreamId::new(0, Purpose::Noise)) };
         assert_eq!(source.at(16), 0xe4e7_f110);
         assert_eq!(source.at(31), 0x4e3c_50a2);
     }

@@ -265,6 +265,7 @@ impl PoolSpec {
     ///
     /// # Errors
     /// The first [`SpecError`] met.
+    #[inline(never)]
     pub fn validate(&self) -> Result<(), SpecError> {
         printable(&self.task, "task")?;
         within(self.input_len, MAX_INPUT, "input_len")?;
@@ -308,16 +309,23 @@ impl PoolSpec {
     /// # Errors
     /// [`SpecError`] for any bytes that are not exactly one valid spec of this version.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, SpecError> {
+        let spec = Self::decode(bytes)?;
+        spec.validate()?;
+        Ok(spec)
+    }
+
+    /// Reads a spec that is yet to be validated. On its own, so that the parser's copies are off the
+    /// stack before the programs are walked.
+    #[inline(never)]
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, SpecError> {
         let (version, rest) = postcard::take_from_bytes::<u16>(bytes).map_err(|_| SpecError::Malformed)?;
         if version != SPEC_VERSION {
             return Err(SpecError::Version { found: version });
         }
-        let (spec, rest) = postcard::take_from_bytes::<Self>(rest).map_err(|_| SpecError::Malformed)?;
-        if !rest.is_empty() {
-            return Err(SpecError::Malformed);
+        match postcard::take_from_bytes::<Self>(rest) {
+            Ok((spec, [])) => Ok(spec),
+            _ => Err(SpecError::Malformed),
         }
-        spec.validate()?;
-        Ok(spec)
     }
 
     /// Writes the encoding into `buffer` and returns the used part. [`MAX_SPEC_BYTES`] always fit.
@@ -336,6 +344,7 @@ impl PoolSpec {
     /// # Errors
     /// [`SpecError::BufferTooSmall`] if the spec is larger than [`MAX_SPEC_BYTES`], which no valid
     /// spec is.
+    #[inline(never)]
     pub fn fingerprint(&self) -> Result<[u8; 32], SpecError> {
         let mut buffer = [0; MAX_SPEC_BYTES];
         let bytes = self.to_bytes(&mut buffer)?;

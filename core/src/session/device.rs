@@ -20,8 +20,8 @@ use crate::spec::{PoolSpec, SpecError};
 
 use super::counters::{CounterError, Counters, MAX_COUNTER_SKIP};
 use super::message::{
-    Control, FRAME_CONTROL, FRAME_DATA, FRAME_PAYLOAD, Hello, Infer, LinkProfile, Prepare, Refusal, Route, SlotStock,
-    ToDevice, ToServer,
+    Control, FRAME_CONTROL, FRAME_DATA, FRAME_PAYLOAD, Hello, Infer, LinkProfile, Prepare, PreparedStock, Refusal, Route,
+    SlotStock, ToDevice, ToServer,
 };
 
 /// Bytes of session state, without the lent buffers; for memory budgets.
@@ -211,6 +211,14 @@ enum State {
     Closed,
 }
 
+/// A control message, without what a welcome holds.
+enum Heard {
+    Welcome,
+    Prepared(PreparedStock),
+    Route(Route),
+    Refused(Refusal),
+}
+
 /// A device's session with a server.
 pub struct DeviceSession<'b, C> {
     channel: Channel<'b>,
@@ -269,7 +277,8 @@ impl<'b, C: Counters> DeviceSession<'b, C> {
         if self.used.is_some() { (&mut [], self.channel.pending()) } else { self.channel.io() }
     }
 
-    /// Reports that the first `count` bytes of the first half of [`io`](Self::io) were filled.
+    /// Reports that the first `count` bytes of the first half of [`io`](Self::io) were filled. What
+    /// went out before they came must have been reported first: they may answer it.
     ///
     /// # Errors
     /// [`SessionError`]; the session is then closed.
@@ -302,6 +311,7 @@ impl<'b, C: Counters> DeviceSession<'b, C> {
     ///
     /// # Errors
     /// [`SessionError`]. Before anything was sent the session stays as it was.
+    #[inline(never)]
     pub fn prepare(&mut self, slot: Slot) -> Result<(), SessionError> {
         self.idle()?;
         let program = self.program(slot)?;
@@ -319,6 +329,7 @@ impl<'b, C: Counters> DeviceSession<'b, C> {
     ///
     /// # Errors
     /// [`SessionError`]. Before anything was sent the session stays as it was.
+    #[inline(never)]
     pub fn infer(&mut self, request: Request, input: &[i16]) -> Result<(), SessionError> {
         self.idle()?;
         let slot = request.slot;
@@ -339,12 +350,11 @@ impl<'b, C: Counters> DeviceSession<'b, C> {
             // No model could follow: the router's stock would be spent for nothing.
             self.fits(Slot::Model(0))?;
         }
-        let online = self.burn(slot, stock.first)?;
+        self.burn(slot, stock.first, Some(announce))?;
         for (slot, value) in self.input.iter_mut().zip(input) {
             *slot = *value;
         }
         self.classes = 0;
-        self.state = State::Inferring { announce: Some(announce), router: slot == Slot::Router, online };
         self.start()
     }
 
@@ -472,8 +482,10 @@ impl<'b, C: Counters> DeviceSession<'b, C> {
         }
     }
 
-    /// Burns `counter` and only then makes anything that depends on its masks.
-    fn burn(&mut self, slot: Slot, counter: u64) -> Result<Online, SessionError> {
+    /// Burns `counter` and only then makes anything that depends on its masks: the online phase
+    /// that the session is in from here on.
+    #[inline(never)]
+    fn burn(&mut self, slot: Slot, counter: u64, announce: Option<Infer>) -> Result<(), SessionError> {
         let program = self.program(slot)?;
         self.fresh(slot, counter)?;
         self.counters.burn(slot, counter)?;
@@ -483,7 +495,9 @@ impl<'b, C: Counters> DeviceSession<'b, C> {
             stock.first = counter.saturating_add(1);
         }
         let keys = self.seeds.keys(&self.fingerprint()?, slot, counter);
-        Ok(Online::new(program, keys, self.work.len())?)
+        let online = Online::new(program, keys, self.work.len())?;
+        self.state = State::Inferring { announce, router: slot == Slot::Router, online };
+        Ok(())
     }
 
     fn take(&mut self, count: usize) -> Result<Option<Event>, SessionError> {
@@ -507,22 +521,46 @@ impl<'b, C: Counters> DeviceSession<'b, C> {
         }
     }
 
-    fn control(&mut self) -> Result<Option<Event>, SessionError> {
-        let message = ToDevice::from_bytes(self.channel.payload()).map_err(|_| SessionError::Control)?;
-        match (message, &self.state) {
-            (ToDevice::Welcome(welcome), State::AwaitWelcome) => {
-                let pool = PoolSpec::from_bytes(&welcome.pool)?;
-                let fingerprint = pool.fingerprint()?;
-                let known = |stock: &SlotStock| pool.slots().any(|slot| slot == stock.slot);
-                if !welcome.stock.iter().all(known) {
-                    return Err(SessionError::Control);
-                }
-                self.pool = Some((pool, fingerprint));
+    /// Reads a control message; a welcome's contents go where they belong. On its own, so that the
+    /// largest message is off the stack before anything is done about the others.
+    #[inline(never)]
+    fn hear(&mut self) -> Result<Heard, SessionError> {
+        Ok(match ToDevice::from_bytes(self.channel.payload()).map_err(|_| SessionError::Control)? {
+            ToDevice::Welcome(welcome) if matches!(self.state, State::AwaitWelcome) => {
+                self.pool = Some((PoolSpec::decode(&welcome.pool)?, [0; 32]));
                 self.stock = welcome.stock;
+                Heard::Welcome
+            }
+            ToDevice::Welcome(_) => return Err(SessionError::Control),
+            ToDevice::Prepared(prepared) => Heard::Prepared(prepared),
+            ToDevice::Route(route) => Heard::Route(route),
+            ToDevice::Refused(refusal) => Heard::Refused(refusal),
+        })
+    }
+
+    /// Judges the welcome that was heard.
+    fn welcome(&mut self) -> Result<(), SessionError> {
+        let (pool, fingerprint) = self.pool.as_mut().ok_or(SessionError::Control)?;
+        pool.validate()?;
+        *fingerprint = pool.fingerprint()?;
+        let known = |stock: &SlotStock| pool.slots().any(|slot| slot == stock.slot);
+        if self.stock.iter().all(known) { Ok(()) } else { Err(SessionError::Control) }
+    }
+
+    // Not part of the loop that moves bytes, whose stack every frame's work stands on.
+    #[inline(never)]
+    fn control(&mut self) -> Result<Option<Event>, SessionError> {
+        match (self.hear()?, &self.state) {
+            (Heard::Welcome, _) => {
+                if let Err(error) = self.welcome() {
+                    self.pool = None;
+                    self.stock.clear();
+                    return Err(error);
+                }
                 self.state = State::Idle;
                 Ok(Some(Event::Ready))
             }
-            (ToDevice::Prepared(prepared), State::AwaitPrepared { slot, counter }) => {
+            (Heard::Prepared(prepared), State::AwaitPrepared { slot, counter }) => {
                 let slot = *slot;
                 if prepared.stock.slot != slot || prepared.stock.fresh != counter.saturating_add(1) {
                     return Err(SessionError::Control);
@@ -533,14 +571,13 @@ impl<'b, C: Counters> DeviceSession<'b, C> {
                 self.state = State::Idle;
                 Ok(Some(Event::Prepared(slot)))
             }
-            (ToDevice::Route(Route { slot: slot @ Slot::Model(_), counter }), State::AwaitRoute) => {
+            (Heard::Route(Route { slot: slot @ Slot::Model(_), counter }), State::AwaitRoute) => {
                 self.fits(slot)?;
-                let online = self.burn(slot, counter)?;
-                self.state = State::Inferring { announce: None, router: false, online };
+                self.burn(slot, counter, None)?;
                 self.pump()?;
                 Ok(Some(Event::Routed(slot)))
             }
-            (ToDevice::Refused(refusal), State::AwaitPrepared { .. } | State::AwaitRoute | State::Inferring { .. }) => {
+            (Heard::Refused(refusal), State::AwaitPrepared { .. } | State::AwaitRoute | State::Inferring { .. }) => {
                 self.input.zeroize();
                 self.work.zeroize();
                 self.filled = 0;

@@ -5,6 +5,7 @@
 
 pub mod peer;
 
+use secure_router_core::circuit::{CircuitError, Party};
 use secure_router_core::circuit::{Gate, Operand, Program, Slot};
 use secure_router_core::clear::{self, ClearError, Parameters, Reference};
 use secure_router_core::dealer::{self, MaskedParameters};
@@ -14,7 +15,6 @@ use secure_router_core::keys::{DealerKeys, DealerSeeds, DeviceSeeds, Seed, serve
 use secure_router_core::prg::{Purpose, Stream, StreamId};
 use secure_router_core::ring::low_bits;
 use secure_router_core::server::{self, Server, Stock, Turn};
-use secure_router_core::circuit::{CircuitError, Party};
 
 /// A program with its secrets.
 #[derive(Clone, Debug)]
@@ -112,23 +112,22 @@ pub fn deal(secret: &Secret, seeds: &Seeds, counter: u64) -> Vec<u8> {
 }
 
 /// Runs one inference with frames of `frame` bytes and `tile` tokens at a time on the device.
-pub fn run(secret: &Secret, seeds: &Seeds, counter: u64, input: &[i16], scores: &[i32], frame: usize, tile: u16) -> Outcome {
+pub fn run(
+    secret: &Secret,
+    seeds: &Seeds,
+    counter: u64,
+    input: &[i16],
+    scores: &[i32],
+    frame: usize,
+    tile: u16,
+) -> Outcome {
     let program = secret.program;
     let mut outcome = Outcome { stock: deal(secret, seeds, counter), ..Outcome::default() };
     let device_seeds = DeviceSeeds { dealer: seeds.device_dealer.clone(), server: seeds.device_server.clone() };
     let keys = device_seeds.keys(&seeds.pool, seeds.slot, counter);
 
     let mut work = vec![0; device::work_words(&program, tile).unwrap()];
-    let mut tx = vec![0; frame];
-    let mut offline = Offline::new(program, keys.clone(), tile, work.len()).unwrap();
-    loop {
-        let mut out = Outgoing::new(&mut tx);
-        if offline.advance(&mut work, &mut out).unwrap() == Step::Done {
-            break;
-        }
-        let len = out.len;
-        outcome.corrections.extend_from_slice(&tx[..len]);
-    }
+    outcome.corrections = offline(secret, seeds, counter, frame, tile);
 
     let stock = outcome.stock.clone();
     let corrections = outcome.corrections.clone();
@@ -138,6 +137,8 @@ pub fn run(secret: &Secret, seeds: &Seeds, counter: u64, input: &[i16], scores: 
     let mut server = Server::new(program, secret.parameters(), key, stock, scores, &mut server_work).unwrap();
 
     let mut online = Online::new(program, keys, work.len()).unwrap();
+    let mut tx = vec![0; frame];
+    let mut filled = 0;
     let mut pending: Vec<u8> = Vec::new();
     let mut from_device: Vec<u8> = Vec::new();
     let mut done = false;
@@ -154,7 +155,7 @@ pub fn run(secret: &Secret, seeds: &Seeds, counter: u64, input: &[i16], scores: 
             Turn::Receive(message) => {
                 assert!(!done);
                 while from_device.len() < message.bytes() {
-                    advance(&mut online, input, &mut work, &mut pending, &mut tx, &mut from_device);
+                    advance(&mut online, input, &mut work, &mut pending, &mut tx, &mut filled, &mut from_device);
                 }
                 assert_eq!(from_device.len(), message.bytes());
                 server.receive(&from_device).unwrap();
@@ -163,7 +164,7 @@ pub fn run(secret: &Secret, seeds: &Seeds, counter: u64, input: &[i16], scores: 
         }
     }
     while !done {
-        done = advance(&mut online, input, &mut work, &mut pending, &mut tx, &mut from_device);
+        done = advance(&mut online, input, &mut work, &mut pending, &mut tx, &mut filled, &mut from_device);
     }
     assert!(pending.is_empty() && from_device.is_empty());
     match program {
@@ -175,14 +176,42 @@ pub fn run(secret: &Secret, seeds: &Seeds, counter: u64, input: &[i16], scores: 
     outcome
 }
 
-fn advance(online: &mut Online, input: &[i16], work: &mut [u32], pending: &mut Vec<u8>, tx: &mut [u8], up: &mut Vec<u8>) -> bool {
+/// The device's corrections.
+pub fn offline(secret: &Secret, seeds: &Seeds, counter: u64, frame: usize, tile: u16) -> Vec<u8> {
+    let device_seeds = DeviceSeeds { dealer: seeds.device_dealer.clone(), server: seeds.device_server.clone() };
+    let keys = device_seeds.keys(&seeds.pool, seeds.slot, counter);
+    let mut work = vec![0; device::work_words(&secret.program, tile).unwrap()];
+    let mut tx = vec![0; frame];
+    let mut corrections = Vec::new();
+    let mut offline = Offline::new(secret.program, keys, tile, work.len()).unwrap();
+    loop {
+        let mut out = Outgoing::new(&mut tx);
+        if offline.advance(&mut work, &mut out).unwrap() == Step::Done {
+            return corrections;
+        }
+        let len = out.len;
+        corrections.extend_from_slice(&tx[..len]);
+    }
+}
+
+fn advance(
+    online: &mut Online,
+    input: &[i16],
+    work: &mut [u32],
+    pending: &mut Vec<u8>,
+    tx: &mut [u8],
+    filled: &mut usize,
+    up: &mut Vec<u8>,
+) -> bool {
     let frame = pending.len().min(tx.len()).min(online.inbound());
     let mut rx = &pending[..frame];
-    let mut out = Outgoing::new(tx);
+    let mut out = Outgoing { buffer: tx, len: *filled };
     let step = online.advance(input, work, &mut rx, &mut out).unwrap();
     let (left, len) = (rx.len(), out.len);
     pending.drain(..frame - left);
-    up.extend_from_slice(&tx[..len]);
+    // A frame that waits for more input stays as it is.
+    *filled = if step == Step::Input { len } else { 0 };
+    up.extend_from_slice(&tx[..len - *filled]);
     step == Step::Done
 }
 
@@ -197,7 +226,12 @@ impl Reference for Dither {
 }
 
 /// The reference's last wire.
-pub fn reference<R: Reference>(secret: &Secret, input: &[i16], scores: &[i32], rounding: &mut R) -> Result<Vec<i64>, ClearError> {
+pub fn reference<R: Reference>(
+    secret: &Secret,
+    input: &[i16],
+    scores: &[i32],
+    rounding: &mut R,
+) -> Result<Vec<i64>, ClearError> {
     let mut arena = vec![0; secret.program.layout().unwrap().arena as usize];
     let mut scratch = vec![0; clear::scratch_elements(&secret.program).unwrap()];
     let wire = clear::run(&secret.program, &secret.parameters(), input, scores, &mut arena, &mut scratch, rounding)?;

@@ -138,7 +138,7 @@ impl Fixture {
     }
 
     pub fn input(&self, seed: i16) -> Vec<i16> {
-        (0..self.pool.input_len as i16).map(|i| (i * 37 + seed * 11) % 128).collect()
+        (0..i32::from(self.pool.input_len)).map(|i| ((i * 37 + i32::from(seed) * 11) % 128) as i16).collect()
     }
 }
 
@@ -219,6 +219,9 @@ pub type Frame = (u8, Vec<u8>);
 /// Replaces the frame of this number, counted from 0, by any frames.
 pub type Tamper = Box<dyn FnMut(usize, Frame) -> Vec<Frame>>;
 
+/// Changes a report of stock.
+pub type Offer = Box<dyn FnMut(&mut SlotStock)>;
+
 enum Work {
     Nothing,
     Collect { slot: Slot, counter: u64, got: Vec<u8> },
@@ -243,16 +246,19 @@ pub struct Peer {
     sealed: usize,
     /// Corrections by slot and counter; survives [`Peer::again`].
     pub corrections: BTreeMap<(u8, u64), Vec<u8>>,
+    /// What a hostile server makes up, to run a counter that is not in stock.
+    pub forged: BTreeMap<(u8, u64), Vec<u8>>,
     /// The first counter that was never prepared.
     pub fresh: BTreeMap<u8, u64>,
     pub runs: Vec<Run>,
     pub tamper: Option<Tamper>,
     /// Changes the server's stock answers.
-    pub offer: Option<Box<dyn FnMut(&mut SlotStock)>>,
+    pub offer: Option<Offer>,
     pub refuse: Option<Refusal>,
     pub route: Option<Route>,
     pub welcome: Option<Welcome>,
     pub chosen: Option<Slot>,
+    pub infers: Vec<Infer>,
     /// Directions of whole messages since the last look: `true` is up.
     pub directions: Vec<bool>,
     /// Kinds and lengths of all frames from the device.
@@ -271,6 +277,7 @@ impl Peer {
             outbox: VecDeque::new(),
             sealed: 0,
             corrections: BTreeMap::new(),
+            forged: BTreeMap::new(),
             fresh: BTreeMap::new(),
             runs: Vec::new(),
             tamper: None,
@@ -279,6 +286,7 @@ impl Peer {
             route: None,
             welcome: None,
             chosen: None,
+            infers: Vec::new(),
             directions: Vec::new(),
             frames_up: Vec::new(),
             frames_down: Vec::new(),
@@ -310,11 +318,11 @@ impl Peer {
 
     /// Bytes that wait for the device.
     pub fn pending(&mut self) -> &[u8] {
-        if self.channel.pending().is_empty() && self.channel.can_send() {
-            if let Some((kind, payload)) = self.outbox.pop_front() {
-                self.frames_down.push((kind, payload.len()));
-                self.channel.send(kind, &payload).unwrap();
-            }
+        if self.channel.can_send()
+            && let Some((kind, payload)) = self.outbox.pop_front()
+        {
+            self.frames_down.push((kind, payload.len()));
+            self.channel.send(kind, &payload).unwrap();
         }
         self.channel.pending()
     }
@@ -352,7 +360,10 @@ impl Peer {
                     self.work = Work::Collect { slot, counter, got: Vec::new() };
                     self.collect(&[]);
                 }
-                ToServer::Infer(infer) => self.infer(infer, infer.slot, infer.counter),
+                ToServer::Infer(infer) => {
+                    self.infers.push(infer);
+                    self.infer(infer, infer.slot, infer.counter);
+                }
             }
             return;
         }
@@ -366,7 +377,8 @@ impl Peer {
 
     fn stock(&self, slot: Slot) -> SlotStock {
         let fresh = self.fresh.get(&slot.code()).copied().unwrap_or(0);
-        let held: Vec<u64> = self.corrections.range((slot.code(), 0)..=(slot.code(), u64::MAX)).map(|(key, _)| key.1).collect();
+        let held: Vec<u64> =
+            self.corrections.range((slot.code(), 0)..=(slot.code(), u64::MAX)).map(|(key, _)| key.1).collect();
         SlotStock { slot, first: held.first().copied().unwrap_or(fresh), fresh, ready: held.len() as u32 }
     }
 
@@ -419,7 +431,8 @@ impl Peer {
     }
 
     fn infer(&mut self, infer: Infer, slot: Slot, counter: u64) {
-        let Some(corrections) = self.corrections.remove(&(slot.code(), counter)) else {
+        let key = (slot.code(), counter);
+        let Some(corrections) = self.corrections.remove(&key).or_else(|| self.forged.remove(&key)) else {
             self.work = Work::Nothing;
             return self.say(&ToDevice::Refused(Refusal::StockEmpty(slot)));
         };
@@ -506,11 +519,17 @@ pub enum Outcome {
 }
 
 /// Carries at most `chunk` bytes at a time until the session's next event, and cuts the link when
-/// `budget` bytes to the device are used up.
-pub fn carry(session: &mut Session<'_>, peer: &mut Peer, chunk: usize, budget: Option<&mut u64>, crossed: &mut Crossed) -> Outcome {
-    let mut unlimited = u64::MAX;
-    let budget = budget.unwrap_or(&mut unlimited);
+/// `limit` bytes have crossed it.
+pub fn carry(session: &mut Session<'_>, peer: &mut Peer, chunk: usize, limit: u64, crossed: &mut Crossed) -> Outcome {
     loop {
+        let room = usize::try_from(limit - crossed.up - crossed.down).unwrap_or(usize::MAX);
+        if room == 0 {
+            return match session.link_ended() {
+                Err(error) => Outcome::Cut(error),
+                Ok(_) => Outcome::Stalled,
+            };
+        }
+        let chunk = chunk.min(room);
         let (_, pending) = session.io();
         let step = if !pending.is_empty() {
             let count = pending.len().min(chunk);
@@ -524,13 +543,6 @@ pub fn carry(session: &mut Session<'_>, peer: &mut Peer, chunk: usize, budget: O
             if count == 0 {
                 return Outcome::Stalled;
             }
-            if *budget < count as u64 {
-                return match session.link_ended() {
-                    Err(error) => Outcome::Cut(error),
-                    Ok(_) => Outcome::Stalled,
-                };
-            }
-            *budget -= count as u64;
             wanted[..count].copy_from_slice(&pending[..count]);
             peer.sent(count);
             crossed.down += count as u64;
@@ -546,7 +558,7 @@ pub fn carry(session: &mut Session<'_>, peer: &mut Peer, chunk: usize, budget: O
 
 /// As [`carry`], where nothing goes wrong.
 pub fn event(session: &mut Session<'_>, peer: &mut Peer) -> Event {
-    match carry(session, peer, usize::MAX, None, &mut Crossed::default()) {
+    match carry(session, peer, usize::MAX, u64::MAX, &mut Crossed::default()) {
         Outcome::Event(event) => event,
         other => panic!("{other:?}"),
     }
