@@ -14,7 +14,7 @@ use heapless::Vec;
 
 use crate::model;
 use crate::ring::packed_bytes;
-use crate::spec::{MAX_LAYERS, MAX_MODELS, ModelSpec, Opening, PoolSpec, RouterSpec};
+use crate::spec::{MAX_LAYERS, MAX_MODELS, ModelSpec, Opening, Output, PoolSpec, RouterSpec};
 
 /// Most wires that one linear gate reads: the input, and two per layer.
 pub const MAX_TERMS: usize = 1 + 2 * MAX_LAYERS;
@@ -180,6 +180,8 @@ pub enum Combination {
     Differences,
     /// Wins of each item, given for all `i < j` whether `i` beats `j` (1) or not (0).
     Wins,
+    /// The wire itself, to be revealed.
+    Same,
 }
 
 /// A public combination of `wire` over `items` items.
@@ -225,6 +227,8 @@ pub enum Table {
     Sign,
     /// 1 for an index of exactly this, else 0.
     Equals(u16),
+    /// The index itself.
+    Identity,
 }
 
 /// What becomes of the opened operand.
@@ -570,7 +574,7 @@ impl<'p, P: Party> Circuit<'p, P> {
             Operand::Product(product) => (product.rows, product.width(), product.heads),
             Operand::Combine(combine) => match combine.combination {
                 Combination::Differences => (1, pairs(combine.items), 1),
-                Combination::Wins => (1, combine.items, 1),
+                Combination::Wins | Combination::Same => (1, combine.items, 1),
             },
         };
         self.gate(operand, response, rows, width, blocks, bits)
@@ -629,6 +633,8 @@ pub enum Program {
         spec: ModelSpec,
         /// Logits.
         classes: u16,
+        /// What the device learns of them.
+        output: Output,
     },
 }
 
@@ -645,8 +651,18 @@ impl Program {
             }
             Slot::Model(index) => {
                 let model = pool.models.get(usize::from(index)).ok_or(CircuitError::NoSuchSlot)?;
-                Ok(Self::Model { spec: model.spec, classes: pool.classes })
+                Ok(Self::Model { spec: model.spec, classes: pool.classes, output: pool.output })
             }
+        }
+    }
+
+    /// The public scores that this program adds to what it compares: `scores` for a router, none for
+    /// a model.
+    #[must_use]
+    pub const fn scores<'s>(&self, scores: &'s [i32]) -> &'s [i32] {
+        match self {
+            Self::Router { .. } => scores,
+            Self::Model { .. } => &[],
         }
     }
 
@@ -658,7 +674,7 @@ impl Program {
         let mut circuit = Circuit::new(party);
         match self {
             Self::Router { spec, models } => model::router(&mut circuit, spec, *models)?,
-            Self::Model { spec, classes } => model::transformer(&mut circuit, spec, *classes)?,
+            Self::Model { spec, classes, output } => model::transformer(&mut circuit, spec, *classes, *output)?,
         }
         Ok(circuit.layout)
     }

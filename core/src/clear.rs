@@ -166,6 +166,7 @@ pub fn run<R: Reference>(
     parameters.check(&layout)?;
     BufferError::check("arena", layout.arena as usize, arena.len())?;
     BufferError::check("scratch", scratch_elements(program)?, scratch.len())?;
+    let scores = program.scores(scores);
     let mut party = Clear { parameters, input, scores, arena, scratch, reference, last: None };
     program.walk(&mut party)?;
     party.last.ok_or(ClearError::Circuit(CircuitError::NoSuchSlot))

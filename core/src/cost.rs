@@ -260,10 +260,13 @@ impl Party for Count {
                     }
                 }
             }
-            Operand::Combine(combine) => {
+            Operand::Combine(combine) if gate.corrects_offline() => {
                 cost.device_blocks_offline +=
                     framed_blocks(gate.corrections_at, elements, gate.bits(), 1, true, &mut self.cuts)
                         + blocks(0, u64::from(combine.wire.elements()));
+            }
+            Operand::Combine(combine) => {
+                cost.device_blocks_online += blocks(0, u64::from(combine.wire.elements()));
             }
         }
         self.cost.device_blocks_online += match gate.response {

@@ -8,7 +8,7 @@ use core::fmt;
 
 use zeroize::Zeroize;
 
-use crate::circuit::{CircuitError, Combine, Gate, HeadView, MessageKind, Operand, Party, Product, Program, Response};
+use crate::circuit::{CircuitError, Gate, HeadView, MessageKind, Operand, Party, Product, Program, Response};
 use crate::error::BufferError;
 use crate::gate::{combine, linear, opening, table};
 use crate::keys::DeviceKeys;
@@ -66,7 +66,7 @@ pub fn work_words(program: &Program, tile: u16) -> Result<usize, CircuitError> {
             let needed = match &gate.operand {
                 Operand::Linear(linear) => linear::device_words(linear, self.tile.min(linear.rows)),
                 Operand::Product(product) => product_words(product),
-                Operand::Combine(_) => usize::from(gate.out.width),
+                Operand::Combine(combine) => combine::device_words(combine, gate.elements()),
                 Operand::Private => 0,
             };
             self.words = self.words.max(needed);
@@ -207,7 +207,9 @@ fn correct(
                     let rows = tile_rows.min(linear.rows - row);
                     linear::device_masks(gate.id, linear, keys, row, rows, work)?;
                 }
-                Operand::Combine(combine) => combine_masks(combine, keys, work),
+                Operand::Combine(combine) => {
+                    combine::device_masks(combine, gate.elements(), &keys.run, work)?;
+                }
                 Operand::Private | Operand::Product(_) => {}
             }
             *ready = (first + tile_elements).min(gate.elements());
@@ -220,14 +222,6 @@ fn correct(
         *element += 1;
     }
     Ok(Flow::Complete)
-}
-
-fn combine_masks(combine: &Combine, keys: &DeviceKeys, work: &mut [u32]) {
-    combine::device_masks(combine, &keys.run, |element, mask| {
-        if let Some(slot) = work.get_mut(element as usize) {
-            *slot = mask;
-        }
-    });
 }
 
 /// Where the device stands in a product.
@@ -312,8 +306,8 @@ impl Online {
         self.inbound
     }
 
-    /// Continues with `rx`, taking bytes off its front. After [`Step::Done`] of a model the logits
-    /// stand in `work` as [`signed`] values.
+    /// Continues with `rx`, taking bytes off its front. After [`Step::Done`] of a model the logits,
+    /// or its label's one-hot, stand in `work` as [`signed`] values.
     ///
     /// # Errors
     /// [`DeviceError`].
@@ -443,8 +437,14 @@ impl Online {
     /// Output gate: the server's share less the operand's mask.
     fn reveal(&mut self, gate: &Gate, bits: u8, work: &mut [u32], rx: &mut &[u8]) -> Result<Flow, DeviceError> {
         if !self.masked {
-            if let Operand::Linear(linear) = &gate.operand {
-                linear::device_masks(gate.id, linear, &self.keys, 0, linear.rows, work)?;
+            match &gate.operand {
+                Operand::Linear(linear) => {
+                    linear::device_masks(gate.id, linear, &self.keys, 0, linear.rows, work)?;
+                }
+                Operand::Combine(combine) => {
+                    combine::device_masks(combine, gate.elements(), &self.keys.run, work)?;
+                }
+                Operand::Private | Operand::Product(_) => {}
             }
             self.masked = true;
         }

@@ -14,7 +14,7 @@ use crate::keys::{DeviceSeeds, server_key, weight_key};
 use crate::prg::trace::{Drawn, change, record};
 use crate::prg::{Purpose, StreamId};
 use crate::session::FRAME_PAYLOAD;
-use crate::spec::{ModelSpec, NamedModel, Opening, PoolSpec, RouterSpec};
+use crate::spec::{ModelSpec, NamedModel, Opening, Output, PoolSpec, RouterSpec};
 
 use lab::peer::{Fixture, pool};
 use lab::{Outcome, Secret, Seeds, deal, offline, random_secret, run};
@@ -291,7 +291,8 @@ fn each_one_time_position_enters_one_element_of_one_message() {
     };
     let router = RouterSpec { trunk: ModelSpec { output_bits: 12, ..spec }, utility: opening(5, 7) };
     let programs = [
-        (Slot::Model(0), Program::Model { spec, classes: 3 }),
+        (Slot::Model(0), Program::Model { spec, classes: 3, output: Output::Label }),
+        (Slot::Model(1), Program::Model { spec, classes: 3, output: Output::Logits }),
         (Slot::Router, Program::Router { spec: router, models: 3 }),
     ];
     for (slot, program) in programs {

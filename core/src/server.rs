@@ -140,7 +140,7 @@ impl<'a> Server<'a> {
         }
         BufferError::check("server workspace", work_words(&program)?, work.len())?;
         let (arena, scratch) = work.split_at_mut(layout.arena as usize);
-        let gate = program.gate(0)?;
+        let (gate, scores) = (program.gate(0)?, program.scores(scores));
         Ok(Self { program, parameters, key, stock, scores, arena, scratch, gate, message: 0, last: None })
     }
 

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::circuit::{CircuitError, Program, Slot};
 
 /// Version of the encoding of [`PoolSpec`]; the first field on the wire.
-pub const SPEC_VERSION: u16 = 1;
+pub const SPEC_VERSION: u16 = 2;
 /// Most models in one pool (the router not counted).
 pub const MAX_MODELS: usize = 8;
 /// Most layers in one model.
@@ -27,6 +27,8 @@ pub const MAX_COLUMNS: u16 = 1024;
 pub const MAX_HEADS: u8 = 16;
 /// Most classes.
 pub const MAX_CLASSES: u16 = 256;
+/// Most classes of a pool that answers with labels: their argmax compares all pairs.
+pub const MAX_LABELS: u16 = 32;
 /// Most values in one input.
 pub const MAX_INPUT: u16 = 8192;
 /// Most bits of a table index or of a requantised value.
@@ -100,6 +102,17 @@ pub struct RouterSpec {
     pub utility: Opening,
 }
 
+/// What a device learns of an answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Output {
+    /// The class alone: the argmax is taken under sharing, in three round trips more. The default,
+    /// since logits tell far more about a model than labels do.
+    #[default]
+    Label,
+    /// Every class's logit.
+    Logits,
+}
+
 /// A model of the pool and its public name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NamedModel {
@@ -125,6 +138,8 @@ pub struct PoolSpec {
     pub input_frac: u8,
     /// Classes of the answer.
     pub classes: u16,
+    /// What devices learn of an answer; the server's policy.
+    pub output: Output,
     /// The models, cheapest first: the router's ties go to the earlier one.
     pub models: Vec<NamedModel, MAX_MODELS>,
     /// The router; a pool of one model has none.
@@ -269,7 +284,8 @@ impl PoolSpec {
     pub fn validate(&self) -> Result<(), SpecError> {
         printable(&self.task, "task")?;
         within(self.input_len, MAX_INPUT, "input_len")?;
-        within(self.classes, MAX_CLASSES, "classes")?;
+        let most = if self.output == Output::Label { MAX_LABELS } else { MAX_CLASSES };
+        within(self.classes, most, "classes")?;
         if self.input_bits < 2 || self.input_bits > 16 {
             return Err(SpecError::Bits("input"));
         }

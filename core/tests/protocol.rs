@@ -8,7 +8,7 @@ use lab::{Dither, Seeds, random_secret as secret, reference, run};
 use proptest::prelude::*;
 use secure_router_core::circuit::{Program, Slot};
 use secure_router_core::clear::ClearError;
-use secure_router_core::spec::{ModelSpec, Opening, RouterSpec};
+use secure_router_core::spec::{ModelSpec, Opening, Output, RouterSpec};
 
 fn opening(shift: u8, index_bits: u8) -> Opening {
     Opening { shift, index_bits }
@@ -34,8 +34,10 @@ proptest! {
     #[test]
     fn a_model_equals_the_reference_bit_for_bit(
         spec in shapes(), classes in 1u16..5, seed: u64, size in 1i16..30, edge in 1i16..64, frame in 1usize..90, tile in 1u16..7,
+        label: bool,
     ) {
-        let secret = secret(Program::Model { spec, classes }, seed, size);
+        let output = if label { Output::Label } else { Output::Logits };
+        let secret = secret(Program::Model { spec, classes, output }, seed, size);
         let seeds = Seeds::fixed(seed as u8);
         let input: Vec<i16> = (0..spec.tokens * spec.features).map(|i| ((i as i16 * 37) % (2 * edge + 1)) - edge).collect();
         let expected = match reference(&secret, &input, &[], &mut Dither(seeds.dealer_keys(5))) {

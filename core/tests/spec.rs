@@ -11,7 +11,7 @@ use secure_router_core::cost::{Cost, router_scores};
 use secure_router_core::session::LinkProfile;
 use secure_router_core::spec::{
     MAX_CLASSES, MAX_COLUMNS, MAX_INDEX_BITS, MAX_INPUT, MAX_LAYERS, MAX_MODELS, MAX_SPEC_BYTES, MAX_TABLE_BITS,
-    MAX_TOKENS, ModelSpec, NamedModel, Opening, PoolSpec, RouterSpec, SPEC_VERSION, SpecError,
+    MAX_LABELS, MAX_TOKENS, ModelSpec, NamedModel, Opening, Output, PoolSpec, RouterSpec, SPEC_VERSION, SpecError,
 };
 use secure_router_core::{dealer, device, server};
 
@@ -45,6 +45,7 @@ fn small() -> PoolSpec {
         input_bits: 8,
         input_frac: 3,
         classes: 4,
+        output: Output::Label,
         models: [named("one", model), named("two", ModelSpec { layers: 1, ..model })].into_iter().collect(),
         router: Some(RouterSpec { trunk, utility: opening(8, 9) }),
     }
@@ -73,6 +74,7 @@ fn largest() -> PoolSpec {
         input_bits: 16,
         input_frac: 16,
         classes: MAX_CLASSES,
+        output: Output::Logits,
         models: names.iter().map(|name| named(name, model)).collect(),
         router: Some(RouterSpec { trunk: model, utility: opening(20, MAX_TABLE_BITS) }),
     }
@@ -155,7 +157,8 @@ fn every_limit_has_its_error() {
         (|p| p.input_len = MAX_INPUT + 1, SpecError::Size("input_len")),
         (|p| p.input_len = 25, SpecError::InputLength),
         (|p| p.classes = 0, SpecError::Size("classes")),
-        (|p| p.classes = MAX_CLASSES + 1, SpecError::Size("classes")),
+        (|p| p.classes = MAX_LABELS + 1, SpecError::Size("classes")),
+        (|p| (p.output, p.classes) = (Output::Logits, MAX_CLASSES + 1), SpecError::Size("classes")),
         (|p| p.input_bits = 1, SpecError::Bits("input")),
         (|p| p.input_bits = 17, SpecError::Bits("input")),
         (|p| p.input_frac = 17, SpecError::Bits("input_frac")),
@@ -256,10 +259,11 @@ prop_compose! {
 prop_compose! {
     fn pools()(
         edition: [u8; 16], classes in near(MAX_CLASSES), input_bits in bytewise(16), specs in vec(models(), 0..=4),
-        router in proptest::option::of((models(), openings(MAX_TABLE_BITS))), wild in 0u8..20,
+        router in proptest::option::of((models(), openings(MAX_TABLE_BITS))), wild in 0u8..20, label: bool,
     ) -> PoolSpec {
         PoolSpec {
             edition, task: "t".try_into().unwrap(), input_len: if wild == 0 { 255 } else { 256 }, input_bits, input_frac: 8, classes,
+            output: if label { Output::Label } else { Output::Logits },
             models: specs.into_iter().map(|spec| named("m", spec)).collect(),
             router: router.map(|(mut trunk, utility)| {
                 if wild > 1 {

@@ -3,15 +3,12 @@
 //! Linear and public, so every party applies the same coefficients to what it holds: the server to
 //! `x_hat`, device and dealer to `r`. No correlation is needed. Constants are the server's to add.
 
-use crate::circuit::{Combination, Combine, pairs};
+use crate::circuit::{Combination, Combine};
+use crate::error::BufferError;
 use crate::keys::StreamKey;
 use crate::prg::{Purpose, Stream, StreamId};
-use crate::spec::MAX_MODELS;
 
 use super::{Scalar, part};
-
-/// Most elements of a combination's operand.
-const OPERAND_MAX: usize = pairs(MAX_MODELS as u16) as usize;
 
 /// The combination of values held from `values`, without constants.
 pub fn evaluate<X: Scalar>(combine: &Combine, values: &[X], mut emit: impl FnMut(u32, X)) {
@@ -27,6 +24,7 @@ pub fn evaluate<X: Scalar>(combine: &Combine, values: &[X], mut emit: impl FnMut
                 }
             }
         }
+        Combination::Same => (0u32..).zip(values).for_each(|(element, value)| emit(element, *value)),
         Combination::Wins => {
             for item in 0..items {
                 let mut wins = X::ZERO;
@@ -57,6 +55,7 @@ pub fn held<'a, X>(combine: &Combine, arena: &'a [X]) -> &'a [X] {
 #[must_use]
 pub fn constant(combine: &Combine, index: u32, scores: &[i32]) -> i32 {
     match combine.combination {
+        Combination::Same => 0,
         Combination::Wins => index as i32,
         Combination::Differences => {
             let mut element = 0;
@@ -74,13 +73,31 @@ pub fn constant(combine: &Combine, index: u32, scores: &[i32]) -> i32 {
     }
 }
 
-/// The device's half: the mask of each element, from the wire's masks.
-pub fn device_masks(combine: &Combine, run: &StreamKey, emit: impl FnMut(u32, u32)) {
-    let mut masks = [0; OPERAND_MAX];
-    let mut source = Stream::new(run, StreamId::new(combine.wire.gate, Purpose::WireMask));
-    let count = (combine.wire.elements() as usize).min(OPERAND_MAX);
-    let masks = masks.get_mut(..count).unwrap_or(&mut []);
-    source.fill(masks);
-    evaluate(combine, masks, emit);
-    zeroize::Zeroize::zeroize(masks);
+/// Words of `work` that [`device_masks`] needs for a result of `elements`.
+#[must_use]
+pub const fn device_words(combine: &Combine, elements: u32) -> usize {
+    (elements + combine.wire.elements()) as usize
+}
+
+/// The device's half: the mask of each of `elements` elements, in the part of `work` that is
+/// returned, from the wire's masks.
+///
+/// # Errors
+/// [`BufferError`] when `work` is shorter than [`device_words`].
+pub fn device_masks<'w>(
+    combine: &Combine,
+    elements: u32,
+    run: &StreamKey,
+    work: &'w mut [u32],
+) -> Result<&'w mut [u32], BufferError> {
+    BufferError::check("device workspace", device_words(combine, elements), work.len())?;
+    let (masks, rest) = work.split_at_mut(elements as usize);
+    let operand = rest.get_mut(..combine.wire.elements() as usize).unwrap_or(&mut []);
+    Stream::new(run, StreamId::new(combine.wire.gate, Purpose::WireMask)).fill(operand);
+    evaluate(combine, operand, |element, mask| {
+        if let Some(slot) = masks.get_mut(element as usize) {
+            *slot = mask;
+        }
+    });
+    Ok(masks)
 }

@@ -10,16 +10,40 @@
 
 use heapless::Vec;
 
-use crate::circuit::{Circuit, CircuitError, HeadView, MAX_TERMS, Operand, Party, Product, Wire};
-use crate::spec::ModelSpec;
+use crate::circuit::{
+    Circuit, CircuitError, Combination, Combine, HeadView, MAX_TERMS, Operand, Party, Product, Table, Wire,
+};
+use crate::spec::{ModelSpec, Opening, Output};
 
-/// The logits of `spec`, revealed to the device.
+use super::{COMPARED_BITS, ITEM_BITS, argmax};
+
+/// Bits of a revealed one-hot: 0 and 1, read as signed.
+const LABEL_BITS: u8 = 2;
+
+/// The answer of `spec`, revealed to the device: its logits, or the one-hot of the largest.
+///
+/// For a label the logits are first cut to the bits that are compared, by unbiased rounding; logits
+/// that differ by less than one step of these are a tie.
 ///
 /// # Errors
 /// The party's.
-pub fn transformer<P: Party>(circuit: &mut Circuit<'_, P>, spec: &ModelSpec, classes: u16) -> Result<(), P::Error> {
+pub fn transformer<P: Party>(
+    circuit: &mut Circuit<'_, P>,
+    spec: &ModelSpec,
+    classes: u16,
+    output: Output,
+) -> Result<(), P::Error> {
     let logits = trunk(circuit, spec, classes)?;
-    circuit.reveal(logits, spec.output_bits)?;
+    if output == Output::Logits {
+        circuit.reveal(logits, spec.output_bits)?;
+        return Ok(());
+    }
+    let kept = if spec.output_bits < COMPARED_BITS { spec.output_bits } else { COMPARED_BITS };
+    let opening = Opening { shift: spec.output_bits.saturating_sub(kept), index_bits: kept };
+    let compared = circuit.table(logits, opening, Table::Identity, ITEM_BITS)?;
+    let label = argmax(circuit, compared, classes, LABEL_BITS, false)?;
+    let label = Combine { wire: label, combination: Combination::Same, items: classes };
+    circuit.reveal(Operand::Combine(label), LABEL_BITS)?;
     Ok(())
 }
 

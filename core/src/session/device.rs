@@ -382,7 +382,8 @@ impl<'b, C: Counters> DeviceSession<'b, C> {
         Ok(())
     }
 
-    /// The logits of the last answer, at the scale of the accumulators.
+    /// The last answer: its logits at the scale of the accumulators, or under
+    /// [`Output::Label`](crate::spec::Output) 1 for its class and 0 for the others.
     pub fn logits(&self) -> impl Iterator<Item = i32> {
         self.work.iter().take(self.classes).map(|word| *word as i32)
     }

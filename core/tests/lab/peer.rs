@@ -78,6 +78,7 @@ pub fn pool() -> PoolSpec {
         input_bits: 8,
         input_frac: 4,
         classes: 5,
+        output: secure_router_core::spec::Output::Logits,
         models: models.into_iter().collect(),
         router: Some(RouterSpec { trunk, utility: opening(8, 8) }),
     };
