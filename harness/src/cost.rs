@@ -17,6 +17,9 @@ pub(crate) struct CostOf {
     /// The link: uart, ble, lan, or BYTES_PER_SECOND,ROUND_TRIP_MS.
     #[arg(long, default_value = "uart", value_parser = crate::links::parse)]
     link: LinkProfile,
+    /// Answers are logits instead of labels.
+    #[arg(long)]
+    logits: bool,
     /// Tokens that the device masks at a time.
     #[arg(long, default_value_t = crate::infer::TILE)]
     tile: u16,
@@ -47,6 +50,7 @@ struct Row {
 impl CostOf {
     pub(crate) fn run(self) -> Result<()> {
         let pool = Pool::load(&self.pool)?;
+        let pool = if self.logits { pool.with_logits() } else { pool };
         let rows = pool.spec.slots().map(|slot| {
             let cost = Cost::of(&pool.spec, slot, self.tile)?;
             Ok(Row {

@@ -10,12 +10,14 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
+use secure_router::board::{self, Board};
 use secure_router::pool::{Examples, Pool, slot_name};
 use secure_router::provision;
 use secure_router::server::Record;
 use secure_router_core::circuit::{Program, Slot};
 use secure_router_core::cost::{Cost, router_scores};
 use secure_router_core::session::LinkProfile;
+use secure_router_core::spec::ModelSpec;
 use serde::Serialize;
 
 use crate::infer::{Answer, TILE, progress};
@@ -46,6 +48,12 @@ pub(crate) struct Demo {
     /// The link that the router reckons with: uart, ble, lan, or BYTES_PER_SECOND,ROUND_TRIP_MS.
     #[arg(long, default_value = "uart", value_parser = crate::links::parse)]
     link: LinkProfile,
+    /// The device: a board in QEMU, as qemu:BOARD, instead of this machine.
+    #[arg(long, value_parser = board::parse)]
+    device: Option<Board>,
+    /// Answers are logits instead of labels.
+    #[arg(long)]
+    logits: bool,
     /// Write the figures to this file as JSON.
     #[arg(long)]
     json: Option<PathBuf>,
@@ -89,7 +97,7 @@ struct ModelFigures {
 #[derive(Debug, Serialize)]
 struct RouterFigures {
     #[serde(flatten)]
-    figures: Figures,
+    model: ModelFigures,
     shares: std::collections::BTreeMap<String, f64>,
     routing_agreement: f64,
     lambda: u16,
@@ -120,13 +128,14 @@ struct Case {
 impl Demo {
     pub(crate) fn run(self) -> Result<()> {
         let pool = Pool::load(&self.pool)?;
+        let pool = if self.logits { pool.with_logits() } else { pool };
         let examples = Examples::load(&self.inputs, pool.spec.input_len)?;
         let total = examples.inputs.len();
         let count = if self.all { total } else { self.count };
         ensure!(count > 0 && count <= total, "--count must be between 1 and the split's {total} inputs");
         let step = total / count;
         let lambda = self.lambda.unwrap_or(pool.lambda);
-        let slots: Vec<Slot> = pool.spec.slots().collect();
+        let slots = self.slots(&pool)?;
 
         let directory = tempfile()?;
         let outcome = self.measure(directory.path(), &pool, &examples, &slots, count, step, lambda);
@@ -139,6 +148,30 @@ impl Demo {
         }
         ensure!(report.cost_model_matches_bytes, "the measured bytes differ from the cost model's");
         Ok(())
+    }
+
+    /// The programs that fit the device; says which do not.
+    fn slots(&self, pool: &Pool) -> Result<Vec<Slot>> {
+        let mut slots: Vec<Slot> = pool.spec.slots().collect();
+        if let Some(board) = self.device {
+            for slot in pool.spec.slots() {
+                if let Some(reason) = board::unfit(board, &pool.spec, slot)? {
+                    eprintln!("{} does not fit: {reason}", slot_name(&pool.spec, slot));
+                    slots.retain(|have| *have != slot);
+                }
+            }
+            ensure!(!slots.is_empty(), "no program of the pool fits {}", board.name);
+        }
+        Ok(slots)
+    }
+
+    /// Bit `i` says that model `i` fits the device.
+    fn allowed(slots: &[Slot]) -> u8 {
+        slots.iter().filter_map(|slot| slot.code().checked_sub(1)).fold(0, |bits, model| bits | 1 << model)
+    }
+
+    fn tile(&self) -> u16 {
+        self.device.map_or(TILE, Board::tile)
     }
 
     /// Runs the three parties and collects every answer.
@@ -163,7 +196,9 @@ impl Demo {
         )?;
         let (_server, server_address) = Process::listening(
             party("serve")
-                .args(["--listen=127.0.0.1:0", "--dealer", &dealer_address, "--keys"])
+                .args(["--listen=127.0.0.1:0", "--dealer", &dealer_address])
+                .args(self.logits.then_some("--logits"))
+                .arg("--keys")
                 .arg(server_keys)
                 .arg("--pool")
                 .arg(&self.pool)
@@ -181,9 +216,12 @@ impl Demo {
         for slot in slots {
             device.arg("--program").arg(slot_name(&pool.spec, *slot));
         }
+        if let Some(board) = self.device {
+            device.arg(format!("--device=qemu:{}", board.name));
+        }
         let (mut device, lines) = Process::start(&mut device)?;
 
-        let scores = router_scores(&pool.spec, lambda, u8::MAX, &self.link)?;
+        let scores = router_scores(&pool.spec, lambda, Self::allowed(slots), &self.link)?;
         let bar = progress((count * slots.len()) as u64);
         let mut cases = Vec::with_capacity(count * slots.len());
         for line in lines.lines() {
@@ -200,7 +238,7 @@ impl Demo {
     }
 
     fn report(&self, pool: &Pool, slots: &[Slot], cases: &[Case], total: usize, count: usize, lambda: u16) -> Result<Report> {
-        let costs = slots.iter().map(|slot| Ok((*slot, Cost::of(&pool.spec, *slot, TILE)?))).collect::<Result<Vec<_>>>()?;
+        let costs = slots.iter().map(|slot| Ok((*slot, Cost::of(&pool.spec, *slot, self.tile())?))).collect::<Result<Vec<_>>>()?;
         let cost = |slot: Slot| costs.iter().find(|(have, _)| *have == slot).map(|(_, cost)| *cost).unwrap_or_default();
         let used = |case: &Case| if case.slot == case.model { cost(case.slot) } else { cost(case.slot).then(&cost(case.model)) };
         let whole_pool = costs.iter().map(|(_, cost)| cost.device_work_words).max().unwrap_or(0);
@@ -240,33 +278,39 @@ impl Demo {
                 && case.half_trips == cost.online.half_trips
         });
 
-        let models = (0u8..).zip(&pool.spec.models).map(|(index, model)| {
-            let slot = Slot::Model(index);
+        let model = |slot: Slot, spec: &ModelSpec| -> Result<ModelFigures> {
             let layout = Program::of(&pool.spec, slot)?.layout()?;
-            let spec = &model.spec;
             Ok(ModelFigures {
-                name: model.name.to_string(),
-                spec: Shape { tokens: spec.tokens, width: spec.width, heads: spec.heads, ffn: spec.ffn, layers: spec.layers },
+                name: slot_name(&pool.spec, slot),
+                spec: Shape {
+                    tokens: spec.tokens,
+                    width: spec.width,
+                    heads: spec.heads,
+                    ffn: spec.ffn,
+                    layers: spec.layers,
+                },
                 parameters: layout.weights + layout.biases,
                 figures: figures(slot),
             })
-        });
+        };
+        let models = (0u8..).zip(&pool.spec.models).map(|(index, named)| model(Slot::Model(index), &named.spec));
         let models = models.collect::<Result<Vec<_>>>()?;
-        let router = pool.spec.router.map(|_| {
+        let router = pool.spec.router.map(|router| {
             let routed: Vec<&Case> = cases.iter().filter(|case| case.slot == Slot::Router).collect();
             let share = |wanted: &dyn Fn(&Case) -> bool| {
                 routed.iter().filter(|case| wanted(case)).count() as f64 / routed.len().max(1) as f64
             };
-            RouterFigures {
-                figures: figures(Slot::Router),
+            anyhow::Ok(RouterFigures {
+                model: model(Slot::Router, &router.trunk)?,
                 shares: (0u8..)
                     .zip(&pool.spec.models)
                     .map(|(index, model)| (model.name.to_string(), share(&|case| case.model == Slot::Model(index))))
                     .collect(),
                 routing_agreement: share(&|case| case.model == case.reference_model),
                 lambda,
-            }
+            })
         });
+        let router = router.transpose()?;
         Ok(Report {
             task: pool.spec.task.to_string(),
             test_examples: total,
@@ -339,7 +383,7 @@ fn print(report: &Report) {
         row(&model.name, &model.figures);
     }
     if let Some(router) = &report.router {
-        row("router", &router.figures);
+        row("router", &router.model.figures);
         let shares: Vec<_> = router.shares.iter().map(|(name, share)| format!("{name} {:.1}%", 100.0 * share)).collect();
         println!(
             "\nthe router chose {}; as in the clear for {:.2}% of the inputs (lambda {}/256)",
@@ -347,7 +391,7 @@ fn print(report: &Report) {
             100.0 * router.routing_agreement,
             router.lambda
         );
-        println!("static RAM of a device for the whole pool: {} bytes", router.figures.device_ram_bytes);
+        println!("static RAM of a device for the whole pool: {} bytes", router.model.figures.device_ram_bytes);
     }
     println!(
         "online bytes, offline bytes and round trips {} the cost model's",
@@ -363,14 +407,14 @@ fn print(report: &Report) {
     );
 }
 
-fn party(command: &str) -> Command {
+pub(crate) fn party(command: &str) -> Command {
     let mut party = Command::new(std::env::current_exe().unwrap_or_else(|_| "secure-router".into()));
     party.arg(command);
     party
 }
 
 /// A party's process; ended when it goes out of scope.
-struct Process(Child);
+pub(crate) struct Process(Child);
 
 impl Process {
     fn start(command: &mut Command) -> Result<(Self, BufReader<ChildStdout>)> {
@@ -380,7 +424,7 @@ impl Process {
     }
 
     /// Starts a party that listens, and waits until it says where.
-    fn listening(command: &mut Command) -> Result<(Self, String)> {
+    pub(crate) fn listening(command: &mut Command) -> Result<(Self, String)> {
         let (process, mut output) = Self::start(command)?;
         let mut line = String::new();
         output.read_line(&mut line)?;
@@ -399,6 +443,6 @@ impl Drop for Process {
 }
 
 /// A directory of this run's own, removed at the end.
-fn tempfile() -> Result<tempfile::TempDir> {
+pub(crate) fn tempfile() -> Result<tempfile::TempDir> {
     tempfile::Builder::new().prefix("secure-router-").tempdir().context("cannot make a temporary directory")
 }

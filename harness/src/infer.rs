@@ -6,6 +6,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
+use secure_router::board::{self, Board, Line, Stopwatch};
 use secure_router::device::{FileCounters, run};
 use secure_router::link::Moved;
 use secure_router::pool::{Examples, slot_name};
@@ -86,6 +87,9 @@ pub(crate) struct Device {
     /// Print a line of JSON per answer.
     #[arg(long)]
     json: bool,
+    /// A board in QEMU instead of this machine: qemu:BOARD. Its counters are a file of its own.
+    #[arg(long, value_parser = board::parse)]
+    device: Option<Board>,
 }
 
 /// One answer, and what it took as the device measured it.
@@ -247,36 +251,103 @@ impl Prepare {
 
 impl Device {
     pub(crate) fn run(self) -> Result<()> {
+        if let Some(board) = self.device {
+            return self.run_board(board);
+        }
         self.connection.with(async |party| {
             let pool = party.session.pool().context("not connected")?;
             let examples = Examples::load(&self.inputs, pool.input_len)?;
             let slots = party.slots(&self.program)?;
-            let step = self.step.max(1);
-            let last = self.from.saturating_add(self.count.saturating_sub(1).saturating_mul(step));
-            if last >= examples.inputs.len() {
-                bail!("{} holds {} inputs, input {last} was asked for", self.inputs.display(), examples.inputs.len());
-            }
-            let inputs = examples.inputs.iter().enumerate().skip(self.from).step_by(step).take(self.count);
-            for (index, input) in inputs {
+            for (index, input) in self.chosen(&examples)? {
                 for slot in &slots {
                     if !self.no_prepare {
                         party.top_up(*slot).await?;
                     }
                     let request = Request { slot: *slot, lambda: self.lambda, link: self.link };
                     let answer = party.answer(index, request, input).await?;
-                    if self.json {
-                        println!("{}", serde_json::to_string(&answer)?);
-                    } else {
-                        let truth = examples.labels.get(index).copied().unwrap_or(usize::MAX);
-                        println!(
-                            "input {index}: class {} (label {truth}) by {}, {} B up, {} B down, {:.1} ms",
-                            answer.class, answer.model, answer.online.sent, answer.online.received, answer.latency_ms
-                        );
-                    }
+                    self.print(&answer, &examples)?;
                 }
             }
             Ok(())
         })
+    }
+
+    /// The inputs to classify, by their places in the file.
+    fn chosen<'e>(&self, examples: &'e Examples) -> Result<Vec<(usize, &'e [i16])>> {
+        let step = self.step.max(1);
+        let last = self.from.saturating_add(self.count.saturating_sub(1).saturating_mul(step));
+        if last >= examples.inputs.len() {
+            bail!("{} holds {} inputs, input {last} was asked for", self.inputs.display(), examples.inputs.len());
+        }
+        let inputs = examples.inputs.iter().map(Vec::as_slice).enumerate();
+        Ok(inputs.skip(self.from).step_by(step).take(self.count).collect())
+    }
+
+    fn print(&self, answer: &Answer, examples: &Examples) -> Result<()> {
+        if self.json {
+            println!("{}", serde_json::to_string(answer)?);
+        } else {
+            let truth = examples.labels.get(answer.index).copied().unwrap_or(usize::MAX);
+            println!(
+                "input {}: class {} (label {truth}) by {}, {} B up, {} B down, {:.1} ms",
+                answer.index, answer.class, answer.model, answer.online.sent, answer.online.received, answer.latency_ms
+            );
+        }
+        Ok(())
+    }
+
+    /// The same by firmware in QEMU, which prepares on demand. Its times are those of the emulation.
+    fn run_board(&self, board: Board) -> Result<()> {
+        let Connection { keys, counters, server, .. } = &self.connection;
+        let examples = Examples::of_any_length(&self.inputs)?;
+        let chosen = self.chosen(&examples)?;
+        board::build(board)?;
+        let directory = crate::demo::tempfile()?;
+        let inputs: Vec<&[i16]> = chosen.iter().map(|(_, input)| *input).collect();
+        let files = board::Files::write(directory.path(), &provision::read(keys)?, counters, &inputs)?;
+        let plan = board::Plan { programs: self.program.clone(), lambda: self.lambda, link: self.link, ..board::Plan::new(board) };
+        let mut running = files.start_fresh(&plan, server)?;
+
+        let mut names = Vec::new();
+        let mut prepared: Vec<(Slot, Moved)> = Vec::new();
+        let mut watch = Stopwatch::start();
+        let mut routing_ms = 0.0;
+        while let Some(line) = running.next_line()? {
+            let lap = watch.lap();
+            match line {
+                Line::Program(slot, name) => names.push((slot, name)),
+                Line::Prepared(slot, moved) => {
+                    prepared.retain(|(have, _)| *have != slot);
+                    prepared.push((slot, moved));
+                }
+                Line::Routed(_) => routing_ms = lap,
+                Line::Answer { index, asked, model, class, moved, logits } => {
+                    let name = |slot: Slot| {
+                        names.iter().find(|(have, _)| *have == slot).map(|(_, name)| name.clone()).unwrap_or_default()
+                    };
+                    let mut offline = Moved::default();
+                    for (_, moved) in prepared.iter().filter(|(slot, _)| *slot == asked || *slot == model) {
+                        offline.sent += moved.sent;
+                        offline.received += moved.received;
+                    }
+                    let (index, _) = chosen.get(index).context("the board answered an input it was not given")?;
+                    let answer = Answer {
+                        index: *index,
+                        program: name(asked),
+                        model: name(model),
+                        class,
+                        logits,
+                        online: moved,
+                        offline,
+                        latency_ms: std::mem::take(&mut routing_ms) + lap,
+                    };
+                    self.print(&answer, &examples)?;
+                }
+                Line::Unfit(_) | Line::Stack(_) => {}
+            }
+        }
+        eprint!("{}", board::finish(running)?.console);
+        Ok(())
     }
 }
 

@@ -5,6 +5,7 @@ mod deal;
 mod demo;
 mod infer;
 mod links;
+mod measure;
 mod serve;
 
 use std::path::PathBuf;
@@ -40,6 +41,15 @@ enum Command {
     Device(infer::Device),
     /// Prints the cost model of a pool.
     Cost(cost::CostOf),
+    /// Measures the device party on boards in QEMU: bytes, stack, instructions.
+    Measure(measure::Measure),
+    /// The trainer, a program of its own: `cargo build --release -p secure-router-train`.
+    #[command(disable_help_flag = true)]
+    Train {
+        /// Passed on.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<std::ffi::OsString>,
+    },
 }
 
 #[derive(Args)]
@@ -82,7 +92,21 @@ fn run(arguments: Arguments) -> Result<()> {
         Command::Prepare(prepare) => prepare.run(),
         Command::Device(device) => device.run(),
         Command::Cost(cost) => cost.run(),
+        Command::Measure(measure) => measure.run(),
+        Command::Train { arguments } => train(&arguments),
     }
+}
+
+/// Runs the trainer that was built beside this program. It is apart because of what it depends on.
+fn train(arguments: &[std::ffi::OsString]) -> Result<()> {
+    use anyhow::{Context, bail};
+    let trainer = std::env::current_exe()?.with_file_name("secure-router-train");
+    if !trainer.exists() {
+        bail!("the trainer is not built: run `cargo build --release -p secure-router-train`");
+    }
+    let status = std::process::Command::new(&trainer).args(arguments).status().context("cannot start the trainer")?;
+    // It has said what is wrong.
+    if status.success() { Ok(()) } else { std::process::exit(status.code().unwrap_or(1)) }
 }
 
 /// A runtime for one party.

@@ -10,7 +10,7 @@ use safetensors::{Dtype, SafeTensors};
 use secure_router_core::channel::StaticSecret;
 use secure_router_core::circuit::{Program, Slot};
 use secure_router_core::clear::{self, Nearest, Parameters};
-use secure_router_core::spec::PoolSpec;
+use secure_router_core::spec::{Output, PoolSpec};
 
 /// The secrets of one program.
 #[derive(Clone, Default)]
@@ -41,7 +41,7 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// Reads a pool file.
+    /// Reads a pool file. Answers are labels; see [`with_logits`](Self::with_logits).
     ///
     /// # Errors
     /// Says what the file lacks, or which length does not fit the spec.
@@ -54,7 +54,9 @@ impl Pool {
         let file = SafeTensors::deserialize(bytes)?;
         let (_, header) = SafeTensors::read_metadata(bytes)?;
         let about = header.metadata().clone().unwrap_or_default();
-        let spec = PoolSpec::from_bytes(file.tensor("spec")?.data())?;
+        let mut spec = PoolSpec::from_bytes(file.tensor("spec")?.data())?;
+        spec.output = Output::Label;
+        spec.validate()?;
         let mut programs = Vec::new();
         for slot in spec.slots() {
             let name = slot_name(&spec, slot);
@@ -77,6 +79,13 @@ impl Pool {
         };
         let lambda = number(&about, "lambda")?.unwrap_or(0);
         Ok(Self { spec, lambda, classes, programs })
+    }
+
+    /// Lets devices learn every class's logit.
+    #[must_use]
+    pub fn with_logits(mut self) -> Self {
+        self.spec.output = Output::Logits;
+        self
     }
 
     /// Seals the pool under the server's secret: the edition becomes a keyed hash of the contents,
@@ -165,13 +174,28 @@ impl Examples {
     /// # Errors
     /// Says what the file lacks, or that its rows are not the pool's inputs.
     pub fn load(path: &Path, input_len: u16) -> Result<Self> {
+        Self::read(path, Some(input_len))
+    }
+
+    /// As [`load`](Self::load), of inputs of any length, for a device that will say whether it fits.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn of_any_length(path: &Path) -> Result<Self> {
+        Self::read(path, None)
+    }
+
+    fn read(path: &Path, input_len: Option<u16>) -> Result<Self> {
         let bytes = std::fs::read(path).with_context(|| format!("cannot read the inputs {}", path.display()))?;
         let read = || -> Result<Self> {
             let file = SafeTensors::deserialize(&bytes)?;
             let inputs = file.tensor("inputs")?;
             let [count, len] = *inputs.shape() else { bail!("`inputs` is not a matrix") };
-            if len != usize::from(input_len) || len == 0 {
-                bail!("an input has {len} values, this pool takes {input_len}");
+            if let Some(taken) = input_len.filter(|taken| usize::from(*taken) != len) {
+                bail!("an input has {len} values, this pool takes {taken}");
+            }
+            if len == 0 {
+                bail!("an input has no values");
             }
             let values = tensor(&file, "inputs", Dtype::I8)?;
             let inputs = values.chunks_exact(len).map(|row| row.iter().map(|v| i16::from(*v as i8)).collect()).collect();

@@ -11,7 +11,7 @@ use rand_core::UnwrapErr;
 use secure_router_core::channel::{PublicKey, StaticSecret};
 use secure_router_core::keys::{DealerSeeds, DeviceSeeds, Seed};
 use serde::{Deserialize, Serialize};
-use zeroize::{Zeroize, ZeroizeOnDrop};
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 /// 32 bytes in hexadecimal.
 #[derive(Clone, PartialEq, Eq, Zeroize, ZeroizeOnDrop, Serialize, Deserialize)]
@@ -81,6 +81,16 @@ impl DeviceFile {
     #[must_use]
     pub const fn server(&self) -> PublicKey {
         self.server.public()
+    }
+
+    /// What firmware keeps of it: `SRK1`, its secret, the server's key, the seeds shared with dealer
+    /// and server.
+    #[must_use]
+    pub fn firmware(&self) -> Zeroizing<[u8; 132]> {
+        let mut bytes = Zeroizing::new([0; 132]);
+        let parts = [&b"SRK1"[..], &self.secret.0, &self.server.0, &self.device_dealer.0, &self.device_server.0];
+        bytes.iter_mut().zip(parts.into_iter().flatten()).for_each(|(slot, byte)| *slot = *byte);
+        bytes
     }
 
     /// The device's seeds.

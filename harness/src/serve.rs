@@ -26,6 +26,10 @@ pub(crate) struct Serve {
     /// Address to listen on; port 0 takes a free one.
     #[arg(long, default_value = "127.0.0.1:7430")]
     listen: String,
+    /// Let devices learn every class's logit instead of the label: cheaper, and it tells them far more
+    /// about the models.
+    #[arg(long)]
+    logits: bool,
     /// Append what each run took to this file, a line of JSON per run.
     #[arg(long)]
     records: Option<PathBuf>,
@@ -35,6 +39,7 @@ impl Serve {
     pub(crate) fn run(self) -> Result<()> {
         let keys = provision::read(&self.keys)?;
         let pool = Pool::load(&self.pool)?;
+        let pool = if self.logits { pool.with_logits() } else { pool };
         crate::runtime()?.block_on(async {
             let mut service = Service::new(keys, pool, &self.stock, self.dealer)?;
             if let Some(path) = &self.records {

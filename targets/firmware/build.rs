@@ -5,6 +5,7 @@ use std::{env, error::Error, fmt::Write as _, fs, path::PathBuf};
 fn main() -> Result<(), Box<dyn Error>> {
     let boards = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?).join("../boards");
     println!("cargo:rerun-if-changed={}", boards.display());
+    println!("cargo:rerun-if-env-changed=FIRMWARE_WORK");
     let mut chosen = Vec::new();
     for entry in fs::read_dir(&boards)? {
         let path = entry?.path();
@@ -46,6 +47,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         board,
         "/// The board's name.\npub const NAME: &str = {name:?};"
     )?;
+    let work = env::var("FIRMWARE_WORK").or_else(|_| field("work").map(str::to_owned))?;
     let mut clock = field("clock")?;
     if env::var_os("CARGO_FEATURE_QEMU").is_some() {
         clock = field("qemu-clock").unwrap_or(clock);
@@ -58,6 +60,24 @@ fn main() -> Result<(), Box<dyn Error>> {
             "u32",
             clock,
             "Core clock in Hz once the UART is set up",
+        ),
+        (
+            "TILE",
+            "u16",
+            field("tile")?,
+            "Tokens of a linear gate that are masked at a time",
+        ),
+        (
+            "WORK_WORDS",
+            "usize",
+            &work,
+            "Words of the session's work space",
+        ),
+        (
+            "INPUT_VALUES",
+            "usize",
+            field("input")?,
+            "Most values of an input",
         ),
     ] {
         writeln!(

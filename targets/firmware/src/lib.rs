@@ -9,7 +9,13 @@
 #![no_std]
 
 pub mod board;
+#[cfg(feature = "qemu")]
+pub mod counters;
+#[cfg(feature = "qemu")]
+pub mod entropy;
 mod fault;
+pub mod link;
+pub mod provisioning;
 mod register;
 pub mod ring;
 #[cfg(feature = "qemu")]

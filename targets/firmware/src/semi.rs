@@ -9,6 +9,8 @@ const OPEN: u32 = 0x01;
 const CLOSE: u32 = 0x02;
 const WRITE: u32 = 0x05;
 const READ: u32 = 0x06;
+const SEEK: u32 = 0x0a;
+const LENGTH: u32 = 0x0c;
 const GET_CMDLINE: u32 = 0x15;
 const EXIT_EXTENDED: u32 = 0x20;
 const APPLICATION_EXIT: usize = 0x2_0026;
@@ -35,7 +37,7 @@ unsafe fn call(operation: u32, block: *mut usize) -> usize {
 pub enum Error {
     /// The file could not be opened.
     Open,
-    /// Nothing could be read.
+    /// Nothing could be read, or less than was asked for.
     Read,
     /// Not everything could be written.
     Write,
@@ -92,14 +94,23 @@ impl File {
         Self::with_mode(name, Mode::Create)
     }
 
-    /// Opens a file to write at its end.
-    pub fn append(name: &str) -> Result<Self, Error> {
-        Self::with_mode(name, Mode::Append)
-    }
-
     /// Opens a file that is there, to read and to write from its start.
     pub fn update(name: &str) -> Result<Self, Error> {
         Self::with_mode(name, Mode::ReadWrite)
+    }
+
+    /// Goes to the end of the file. Not by opening it to append: QEMU takes that for opening it
+    /// to write at its start.
+    pub fn seek_end(&mut self) -> Result<(), Error> {
+        let mut block = [self.handle];
+        // SAFETY: SYS_FLEN takes a handle and returns the file's length.
+        let length = unsafe { call(LENGTH, block.as_mut_ptr()) };
+        let mut block = [self.handle, length];
+        // SAFETY: SYS_SEEK takes a handle and a position; it returns 0 if it went there.
+        if length == FAILED || unsafe { call(SEEK, block.as_mut_ptr()) } != 0 {
+            return Err(Error::Write);
+        }
+        Ok(())
     }
 
     fn with_mode(name: &str, mode: Mode) -> Result<Self, Error> {
@@ -219,7 +230,7 @@ pub fn print(text: &str) {
     use embedded_io::Write as _;
     // `:tt` opened for appending is standard error, which stays apart from a piped standard
     // output. There is no one to tell if the console is gone.
-    if let Ok(mut console) = File::append(":tt") {
+    if let Ok(mut console) = File::with_mode(":tt", Mode::Append) {
         let _ = console.write_all(text.as_bytes());
     }
 }

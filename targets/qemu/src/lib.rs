@@ -88,6 +88,26 @@ impl Board {
         self.field("machine")
     }
 
+    /// Tokens of a linear gate that its firmware masks at a time.
+    pub fn tile(self) -> u16 {
+        self.number("tile")
+    }
+
+    /// Words of work space of its firmware.
+    pub fn work_words(self) -> usize {
+        self.number("work")
+    }
+
+    /// Most values of an input of its firmware.
+    pub fn input_values(self) -> usize {
+        self.number("input")
+    }
+
+    // The build script of the firmware refuses a file in which these are no numbers.
+    fn number<N: std::str::FromStr + Default>(self, key: &str) -> N {
+        self.field(key).parse().unwrap_or_default()
+    }
+
     fn field(self, key: &str) -> &'static str {
         self.file
             .lines()
@@ -100,6 +120,47 @@ impl Board {
 impl fmt::Display for Board {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ({})", self.name, self.cpu())
+    }
+}
+
+/// Bytes that firmware takes before it runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sizes {
+    /// Code, constants, and what static data starts as.
+    pub flash: u32,
+    /// Static data.
+    pub ram: u32,
+}
+
+impl Sizes {
+    /// Reads the sections of a little-endian 32-bit ELF file.
+    pub fn of(elf: &Path) -> io::Result<Self> {
+        let bytes = std::fs::read(elf)?;
+        let parse = || -> Option<Self> {
+            let half = |at: usize| Some(u16::from_le_bytes(bytes.get(at..at + 2)?.try_into().ok()?));
+            let word = |at: usize| Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
+            if bytes.get(..6)? != [0x7f, b'E', b'L', b'F', 1, 1] {
+                return None;
+            }
+            let (table, entry, count) = (word(32)? as usize, half(46)?, half(48)?);
+            let mut sizes = Self { flash: 0, ram: 0 };
+            for index in 0..count {
+                let at = table + usize::from(index) * usize::from(entry);
+                let (kind, flags, size) = (word(at + 4)?, word(at + 8)?, word(at + 20)?);
+                const NO_BITS: u32 = 8;
+                const WRITE: u32 = 1;
+                const ALLOCATED: u32 = 2;
+                if flags & ALLOCATED != 0 {
+                    sizes.flash += if kind == NO_BITS { 0 } else { size };
+                    sizes.ram += if flags & WRITE == 0 { 0 } else { size };
+                }
+            }
+            Some(sizes)
+        };
+        parse().ok_or_else(|| {
+            let message = format!("{}: not a 32-bit ELF file", elf.display());
+            io::Error::new(io::ErrorKind::InvalidData, message)
+        })
     }
 }
 
@@ -306,6 +367,11 @@ pub struct End {
 }
 
 impl Qemu {
+    /// Whether the firmware has ended.
+    pub fn has_ended(&mut self) -> io::Result<bool> {
+        self.process.ended().map(|status| status.is_some())
+    }
+
     /// Waits until the firmware ends; fails if that took longer than the limit.
     pub fn wait(mut self) -> io::Result<End> {
         let code = loop {

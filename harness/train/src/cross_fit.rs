@@ -1,0 +1,231 @@
+//! Cross-fitting: every model is trained once on all examples, for the pool, and once without each
+//! validated fold. The copies give honest validation figures on the train split, and the router its
+//! targets.
+
+use crate::data::{Dataset, folds};
+use crate::feature::{Features, real};
+use crate::integer::{Integers, integers};
+use crate::nn::Mode;
+use crate::nn::loss::argmax;
+use crate::nn::model::Model;
+use crate::pool::Pool;
+use crate::reference::{Interpreter, Watch};
+use crate::rng::Rng;
+use crate::router::{Case, Router};
+use crate::task::Task;
+use crate::train::{Labelled, Recipe, predict, train};
+use anyhow::{Context, Result};
+use indicatif::{ProgressBar, ProgressStyle};
+use rayon::prelude::*;
+use secure_router_core::circuit::{Program, Slot};
+use secure_router_core::clear::Nearest;
+use secure_router_core::spec::PoolSpec;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Largest logit accumulator on the train split, as a part of its range.
+const OUTPUT_ROOM: f64 = 2.0;
+/// Inputs that one interpreter runs before it is made anew, for another thread.
+const CHUNK: usize = 500;
+
+/// The train split of one run, in folds.
+pub(crate) struct CrossFit<'a> {
+    pub(crate) data: &'a Dataset,
+    pub(crate) features: Features,
+    /// All inputs, after each other.
+    inputs: Vec<i8>,
+    pub(crate) folds: Vec<usize>,
+    /// Folds below this number are validated on.
+    copies: usize,
+    /// The examples of those folds.
+    pub(crate) validated: Vec<usize>,
+    mix: f32,
+    pub(crate) seed: u64,
+    pub(crate) bar: ProgressBar,
+}
+
+impl<'a> CrossFit<'a> {
+    pub(crate) fn new(data: &'a Dataset, task: &Task, seed: u64, epochs: u64) -> Result<Self> {
+        let features = Features::of(data, task.arrangement.clone());
+        let inputs: Vec<Vec<i8>> = data.examples.par_iter().map(|e| features.quantised(e)).collect();
+        let bar = ProgressBar::new(epochs);
+        bar.set_style(ProgressStyle::with_template("{msg:10} {wide_bar} {pos}/{len} epochs, {eta} left")?);
+        let folds = folds(data.examples.iter(), task.folds, seed);
+        let validated = (0..folds.len()).filter(|&i| folds[i] < task.copies).collect();
+        let inputs = inputs.concat();
+        Ok(Self { data, features, inputs, folds, copies: task.copies, validated, mix: task.mix, seed, bar })
+    }
+
+    pub(crate) fn classes(&self) -> usize {
+        self.data.classes.len()
+    }
+
+    fn input(&self, i: usize) -> &[i8] {
+        let size = self.features.inputs();
+        &self.inputs[i * size..][..size]
+    }
+
+    /// Example `i` as real values on the integer grid.
+    pub(crate) fn real_input(&self, i: usize) -> impl Iterator<Item = f32> {
+        self.input(i).iter().copied().map(real)
+    }
+
+    /// Out-of-fold copies (per fold, per model) and, if `finals`, the models themselves. The last
+    /// recipe's models teach the others.
+    pub(crate) fn train_models(&self, recipes: &[Recipe], finals: bool) -> Result<(Vec<Vec<Model>>, Vec<Model>)> {
+        let (largest, others) = recipes.split_last().context("a pool has at least one model")?;
+        let held_out: Vec<Option<usize>> = (0..self.copies).map(Some).chain(finals.then_some(None)).collect();
+        let teachers = in_parallel(&held_out, |fold| self.train_one(largest, *fold, None));
+        // Longest first, so that no core idles at the end.
+        let jobs: Vec<(&Recipe, usize)> =
+            others.iter().rev().flat_map(|r| (0..held_out.len()).map(move |h| (r, h))).collect();
+        let mut taught = in_parallel(&jobs, |&(r, h)| self.train_one(r, held_out[h], Some(&teachers[h])));
+        let mut models: Vec<Vec<Model>> = held_out.iter().map(|_| Vec::new()).collect();
+        for _ in others {
+            // Cheapest recipe first again: they stand at the end.
+            let of_recipe = taught.split_off(taught.len() - held_out.len());
+            models.iter_mut().zip(of_recipe).for_each(|(models, model)| models.push(model));
+        }
+        models.iter_mut().zip(teachers).for_each(|(models, teacher)| models.push(teacher));
+        let of_all = if finals { models.pop() } else { None };
+        Ok((models, of_all.unwrap_or_default()))
+    }
+
+    fn train_one(&self, recipe: &Recipe, held_out: Option<usize>, teacher: Option<&Model>) -> Model {
+        let used = self.data.examples.iter().zip(&self.folds).filter(|(_, f)| held_out != Some(**f));
+        let source = Labelled {
+            examples: used.map(|(e, _)| e).collect(),
+            features: &self.features,
+            classes: self.classes(),
+            mix: self.mix,
+            teacher,
+        };
+        let rng = Rng::new(self.seed, &format!("{} without {held_out:?}", recipe.name));
+        train(recipe, &source, rng, &self.bar)
+    }
+
+    /// Inputs of the examples whose fold is `wanted`, as real values.
+    pub(crate) fn real_inputs(&self, wanted: impl Fn(usize) -> bool) -> Vec<f32> {
+        (0..self.folds.len()).filter(|&i| wanted(self.folds[i])).flat_map(|i| self.real_input(i)).collect()
+    }
+
+    /// Integers whose logits have head-room on `inputs`, which the model was trained on.
+    pub(crate) fn export(&self, model: &Model, recipe: &Recipe, inputs: &[f32]) -> Result<Integers> {
+        let logits = predict(&mut model.clone(), inputs, &Mode::NEAREST);
+        let largest = logits.iter().fold(0f32, |max, l| max.max(l.abs()));
+        let half = f64::from(1u32 << (recipe.bits.output - 1));
+        integers(model, &recipe.bits, half / OUTPUT_ROOM / f64::from(largest), recipe.name)
+    }
+
+    /// Per validated example and model: is the integer copy that has not seen it right? And per model:
+    /// how often did a value leave its range? Such an answer is wrong.
+    pub(crate) fn out_of_fold_hits(
+        &self,
+        recipes: &[Recipe],
+        spec: &PoolSpec,
+        out_of_fold: &[Vec<Model>],
+    ) -> Result<(Vec<Vec<bool>>, Vec<usize>)> {
+        let mut hits = vec![vec![false; self.folds.len()]; recipes.len()];
+        let mut out_of_range = vec![0; recipes.len()];
+        for ((m, recipe), hits) in recipes.iter().enumerate().zip(&mut hits) {
+            let program = Program::of(spec, Slot::Model(m as u8))?;
+            for (fold, copies) in out_of_fold.iter().enumerate() {
+                let integers = self.export(&copies[m], recipe, &self.real_inputs(|f| f != fold))?;
+                let held: Vec<usize> = (0..self.folds.len()).filter(|&i| self.folds[i] == fold).collect();
+                let right = held.par_chunks(CHUNK).map(|held| {
+                    let mut interpreter = Interpreter::new(program, &integers)?;
+                    let each = held.iter().map(|&i| {
+                        let logits = interpreter.run(self.input(i), &[], &mut Nearest).ok();
+                        logits.map(|l| argmax(l) == self.data.examples[i].label)
+                    });
+                    Ok(each.collect::<Vec<Option<bool>>>())
+                });
+                for (i, right) in held.iter().zip(right.collect::<Result<Vec<_>>>()?.concat()) {
+                    hits[*i] = right == Some(true);
+                    out_of_range[m] += usize::from(right.is_none());
+                }
+            }
+        }
+        let right = self.validated.iter().map(|&i| hits.iter().map(|of_model| of_model[i]).collect()).collect();
+        Ok((right, out_of_range))
+    }
+
+    /// Accuracy of the copies of model `m` without rounding, on the validated examples.
+    pub(crate) fn float_accuracy(&self, out_of_fold: &[Vec<Model>], m: usize) -> f64 {
+        let mut hits = 0;
+        for (fold, models) in out_of_fold.iter().enumerate() {
+            let logits = predict(&mut models[m].clone(), &self.real_inputs(|f| f == fold), &Mode::FLOAT);
+            let held = self.data.examples.iter().zip(&self.folds).filter(|(_, f)| **f == fold);
+            let rows = logits.chunks_exact(self.classes());
+            hits += rows.zip(held).filter(|(l, (e, _))| argmax(l) == e.label).count();
+        }
+        hits as f64 / self.validated.len() as f64
+    }
+
+    /// Per validated example: utilities of the router that has not seen it (`folds` tells which), and
+    /// the hits of models that have not.
+    pub(crate) fn router_cases(
+        &self,
+        spec: &PoolSpec,
+        routers: &[Router],
+        folds: &[usize],
+        right: Vec<Vec<bool>>,
+    ) -> Result<Vec<Case>> {
+        let program = Program::of(spec, Slot::Router)?;
+        let mut interpreters =
+            routers.iter().map(|r| Interpreter::new(program, &r.integers)).collect::<Result<Vec<_>>>()?;
+        let scores = vec![0; spec.models.len()];
+        let cases = self.validated.iter().zip(folds).zip(right).map(|((&i, &fold), right)| {
+            // A value out of range would be an arbitrary choice under the protocol: count it as wrong.
+            if interpreters[fold].run(self.input(i), &scores, &mut Nearest).is_err() {
+                return Ok(Case { utilities: vec![0; right.len()], right, in_range: false });
+            }
+            let utilities = interpreters[fold].utilities()?.iter().map(|&u| u as i32).collect();
+            Ok(Case { utilities, right, in_range: true })
+        });
+        cases.collect()
+    }
+
+    /// Runs every program over the whole train split: an overflow is an error, the largest values
+    /// are reported as `gate:seen/range`.
+    pub(crate) fn check_ranges(&self, pool: &Pool) -> Result<Vec<(String, String)>> {
+        let scores = vec![0; pool.spec.models.len()];
+        let size = self.features.inputs();
+        let named = pool.named()?;
+        let programs = named.iter().zip(&pool.programs);
+        let reports = programs.map(|((name, program), integers)| {
+            let watches = self.inputs.par_chunks(CHUNK * size).map(|inputs| {
+                let mut interpreter = Interpreter::new(*program, integers)?;
+                let mut watch = Watch::default();
+                for input in inputs.chunks_exact(size) {
+                    interpreter.run(input, &scores, &mut watch).with_context(|| name.clone())?;
+                }
+                anyhow::Ok(watch)
+            });
+            let watch = watches.try_reduce(Watch::default, |a, b| Ok(a.merged(b)))?;
+            Ok((name.clone(), Interpreter::new(*program, integers)?.ranges(&watch)))
+        });
+        reports.collect()
+    }
+}
+
+/// The jobs' results in order. Threads take one job after the other, rather than halves of the list
+/// as rayon would: jobs differ twentyfold.
+fn in_parallel<Job: Sync, Done: Send + Sync>(jobs: &[Job], work: impl Fn(&Job) -> Done + Sync) -> Vec<Done> {
+    let slots: Vec<OnceLock<Done>> = jobs.iter().map(|_| OnceLock::new()).collect();
+    let next = AtomicUsize::new(0);
+    rayon::scope(|scope| {
+        for _ in 0..rayon::current_num_threads() {
+            scope.spawn(|_| {
+                while let Some((job, slot)) = at(jobs, &slots, next.fetch_add(1, Ordering::Relaxed)) {
+                    let _ = slot.set(work(job));
+                }
+            });
+        }
+    });
+    slots.into_iter().filter_map(OnceLock::into_inner).collect()
+}
+
+fn at<'a, A, B>(a: &'a [A], b: &'a [B], i: usize) -> Option<(&'a A, &'a B)> {
+    a.get(i).zip(b.get(i))
+}

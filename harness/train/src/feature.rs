@@ -1,0 +1,268 @@
+//! From an example to the device's private input: arrange, normalise, quantise.
+
+use crate::data::{Dataset, Example};
+use crate::rng::Rng;
+
+/// What one unit of the integer input is worth, in standard deviations.
+pub(crate) const INPUT_STEP: f32 = 1.0 / INPUT_SCALE as f32;
+const INPUT_SCALE: u32 = 1 << INPUT_FRAC;
+/// Fractional bits of the integer input.
+pub(crate) const INPUT_FRAC: u8 = 4;
+
+/// How the values of an example become an input of fixed length.
+#[derive(Clone, Debug)]
+pub(crate) enum Arrangement {
+    /// Rows in time, brought to `frames` rows by linear interpolation.
+    Series { frames: usize, wobble: Wobble },
+    /// A square picture: the input place of each of its pixels, and what a variant may do.
+    Picture { side: usize, order: Vec<usize> },
+    /// Columns in no order; a variant adds noise.
+    Columns { count: usize },
+}
+
+/// How far the variants of a time series go, in parts of its length and in deviations.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wobble {
+    /// Cut off or repeated at either end.
+    pub(crate) ends: f32,
+    /// Pace.
+    pub(crate) bend: f32,
+    pub(crate) noise: (f32, f32),
+    pub(crate) offset: f32,
+    pub(crate) gain: f32,
+}
+
+/// Order of the pixels of a picture: quarters of quarters, so that four tokens and sixteen tokens
+/// are both runs of neighbouring pixels. `side` is a multiple of four.
+pub(crate) fn patches(side: usize) -> Vec<usize> {
+    let (half, quarter) = (side / 2, side / 4);
+    let mut order = Vec::with_capacity(side * side);
+    for outer in 0..4 {
+        for inner in 0..4 {
+            let top = outer / 2 * half + inner / 2 * quarter;
+            let left = outer % 2 * half + inner % 2 * quarter;
+            for row in top..top + quarter {
+                order.extend((left..left + quarter).map(|column| row * side + column));
+            }
+        }
+    }
+    order
+}
+
+/// Features of one task: the arrangement, and mean and scale of each channel over the train split.
+#[derive(Clone, Debug)]
+pub(crate) struct Features {
+    arrangement: Arrangement,
+    pub(crate) mean: Vec<f32>,
+    pub(crate) scale: Vec<f32>,
+}
+
+impl Features {
+    pub(crate) fn of(train: &Dataset, arrangement: Arrangement) -> Self {
+        let channels = train.channels;
+        let (mut sum, mut squares, mut n) = (vec![0f64; channels], vec![0f64; channels], 0f64);
+        for row in train.examples.iter().flat_map(|e| e.values.chunks_exact(channels)) {
+            for (c, &value) in row.iter().enumerate() {
+                sum[c] += f64::from(value);
+                squares[c] += f64::from(value).powi(2);
+            }
+            n += 1.0;
+        }
+        let mean: Vec<f64> = sum.iter().map(|s| s / n).collect();
+        // What never changes tells nothing: its scale is zero.
+        let inverse = |deviation: f64| if deviation > 1e-9 { deviation.recip() } else { 0.0 };
+        let scale = squares.iter().zip(&mean).map(|(s, m)| inverse((s / n - m * m).max(0.0).sqrt()) as f32).collect();
+        Self { arrangement, mean: mean.iter().map(|m| *m as f32).collect(), scale }
+    }
+
+    fn channels(&self) -> usize {
+        self.mean.len()
+    }
+
+    /// Values of one input.
+    pub(crate) fn inputs(&self) -> usize {
+        match &self.arrangement {
+            Arrangement::Series { frames, .. } => frames * self.channels(),
+            Arrangement::Picture { side, .. } => side * side,
+            Arrangement::Columns { count } => *count,
+        }
+    }
+
+    /// The example as inference sees it.
+    fn plain(&self, example: &Example) -> Vec<f32> {
+        match &self.arrangement {
+            Arrangement::Series { frames, .. } => self.resample(example, *frames, |s| s),
+            Arrangement::Picture { order, .. } => order.iter().map(|&i| self.normal(i, example.values[i])).collect(),
+            Arrangement::Columns { .. } => example.values.iter().enumerate().map(|(i, &v)| self.normal(i, v)).collect(),
+        }
+    }
+
+    fn normal(&self, i: usize, value: f32) -> f32 {
+        let c = i % self.channels();
+        (value - self.mean[c]) * self.scale[c]
+    }
+
+    /// A variant of the example for training.
+    fn variant(&self, example: &Example, rng: &mut Rng) -> Vec<f32> {
+        match &self.arrangement {
+            Arrangement::Series { frames, wobble } => self.wobbled(example, *frames, wobble, rng),
+            Arrangement::Picture { side, order } => self.moved(example, *side, order, rng),
+            Arrangement::Columns { .. } => {
+                let level = rng.between(0.0, 0.15);
+                self.plain(example).into_iter().map(|v| v + level * rng.normal()).collect()
+            }
+        }
+    }
+
+    /// Other ends, another pace, another microphone or mounting.
+    fn wobbled(&self, example: &Example, frames: usize, wobble: &Wobble, rng: &mut Rng) -> Vec<f32> {
+        let ends = wobble.ends;
+        let (start, end) = (rng.between(-ends, ends), rng.between(1.0 - ends, 1.0 + ends));
+        let bend = rng.between(-wobble.bend, wobble.bend);
+        let mut out =
+            self.resample(example, frames, |s| start + (end - start) * (s + bend * (std::f32::consts::PI * s).sin()));
+        let level = rng.between(wobble.noise.0, wobble.noise.1);
+        let offset: Vec<f32> = self.mean.iter().map(|_| wobble.offset * rng.normal()).collect();
+        let gain: Vec<f32> = self.mean.iter().map(|_| 1.0 + wobble.gain * rng.normal()).collect();
+        for row in out.chunks_exact_mut(self.channels()) {
+            for (c, value) in row.iter_mut().enumerate() {
+                *value = *value * gain[c] + offset[c] + level * rng.normal();
+            }
+        }
+        out
+    }
+
+    /// Shifted by up to two pixels, mirrored half of the time, a little brighter or noisier.
+    fn moved(&self, example: &Example, side: usize, order: &[usize], rng: &mut Rng) -> Vec<f32> {
+        const SHIFT: usize = 2;
+        let (down, right) = (rng.below(2 * SHIFT + 1), rng.below(2 * SHIFT + 1));
+        let mirrored = rng.unit() < 0.5;
+        let (gain, level) = (1.0 + 0.1 * rng.normal(), rng.between(0.0, 0.1));
+        let pixel = |&i: &usize| {
+            let (row, mut column) = (i / side, i % side);
+            if mirrored {
+                column = side - 1 - column;
+            }
+            let inside = |at: usize, shift: usize| (at + shift).checked_sub(SHIFT).filter(|at| *at < side);
+            let value = match (inside(row, down), inside(column, right)) {
+                (Some(row), Some(column)) => example.values[row * side + column],
+                _ => 0.0,
+            };
+            self.normal(0, value * gain) + level * rng.normal()
+        };
+        order.iter().map(pixel).collect()
+    }
+
+    /// Normalised values at `frames` places; `place` maps [0, 1] to the example's [0, 1].
+    fn resample(&self, example: &Example, frames: usize, place: impl Fn(f32) -> f32) -> Vec<f32> {
+        let channels = self.channels();
+        let last = example.values.len() / channels - 1;
+        let mut out = Vec::with_capacity(frames * channels);
+        for t in 0..frames {
+            let s = place(t as f32 / (frames - 1) as f32).clamp(0.0, 1.0) * last as f32;
+            let left = (s as usize).min(last);
+            let right = (left + 1).min(last);
+            let weight = s - left as f32;
+            for c in 0..channels {
+                let (a, b) = (example.values[left * channels + c], example.values[right * channels + c]);
+                out.push(self.normal(c, a + weight * (b - a)));
+            }
+        }
+        out
+    }
+
+    /// The integers that the device feeds in.
+    pub(crate) fn quantised(&self, example: &Example) -> Vec<i8> {
+        self.plain(example).into_iter().map(quantise).collect()
+    }
+
+    /// A variant on the integer grid, as real values.
+    pub(crate) fn variant_on_grid(&self, example: &Example, rng: &mut Rng) -> Vec<f32> {
+        self.variant(example, rng).into_iter().map(|v| real(quantise(v))).collect()
+    }
+
+    /// A variant with a `share` of a variant of `other`, on the integer grid, as real values.
+    pub(crate) fn mixed_on_grid(&self, example: &Example, other: &Example, share: f32, rng: &mut Rng) -> Vec<f32> {
+        let (mut values, others) = (self.variant(example, rng), self.variant(other, rng));
+        for (v, o) in values.iter_mut().zip(others) {
+            *v = real(quantise(*v + share * (o - *v)));
+        }
+        values
+    }
+}
+
+/// Rounds a normalised value to the device's integer.
+fn quantise(value: f32) -> i8 {
+    (value / INPUT_STEP).round().clamp(-127.0, 127.0) as i8
+}
+
+/// What a device's integer stands for.
+pub(crate) fn real(value: i8) -> f32 {
+    f32::from(value) * INPUT_STEP
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WOBBLE: Wobble = Wobble { ends: 0.1, bend: 0.1, noise: (0.1, 0.2), offset: 0.1, gain: 0.1 };
+
+    fn plain(arrangement: Arrangement, channels: usize) -> Features {
+        Features { arrangement, mean: vec![0.0; channels], scale: vec![1.0; channels] }
+    }
+
+    fn example(values: Vec<f32>) -> Example {
+        Example { values, label: 0, group: 0 }
+    }
+
+    #[test]
+    fn resampling_keeps_the_ends_and_is_linear_between() {
+        let features = plain(Arrangement::Series { frames: 32, wobble: WOBBLE }, 2);
+        let out = features.plain(&example((0..63).flat_map(|t| [t as f32; 2]).collect()));
+        assert_eq!(out[0], 0.0);
+        assert!((out[2] - 2.0).abs() < 1e-4);
+        assert_eq!(out[63], 62.0);
+        assert_eq!(features.plain(&example(vec![3.0, 4.0])), [3.0, 4.0].repeat(32));
+    }
+
+    #[test]
+    fn quantising_saturates() {
+        assert_eq!([99.0, -99.0, 0.1].map(quantise), [127, -127, 2]);
+    }
+
+    #[test]
+    fn a_constant_channel_is_ignored() {
+        let dataset = Dataset {
+            kind: String::new(),
+            name: String::new(),
+            channels: 2,
+            classes: vec![],
+            source: String::new(),
+            examples: vec![example(vec![5.0, 1.0]), example(vec![5.0, 3.0])],
+        };
+        let features = Features::of(&dataset, Arrangement::Columns { count: 2 });
+        assert_eq!(features.plain(&example(vec![7.0, 3.0])), [0.0, 1.0]);
+    }
+
+    #[test]
+    fn patches_are_runs_of_every_pixel_once() {
+        let order = patches(8);
+        assert_eq!(order[..8], [0, 1, 8, 9, 2, 3, 10, 11]);
+        let mut sorted = order.clone();
+        sorted.sort_unstable();
+        assert_eq!(sorted, (0..64).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_moved_picture_keeps_its_pixels_or_loses_them_at_the_edge() {
+        let mut features = plain(Arrangement::Picture { side: 8, order: patches(8) }, 1);
+        features.scale = vec![1.0];
+        let mut values = vec![0.0; 64];
+        values[3 * 8 + 4] = 50.0;
+        let mut rng = Rng::new(1, "moved");
+        for _ in 0..20 {
+            let out = features.variant(&example(values.clone()), &mut rng);
+            assert_eq!(out.iter().filter(|v| **v > 30.0).count(), 1);
+        }
+    }
+}

@@ -1,0 +1,269 @@
+//! The user's own labelled examples: CSV with a header, or JSON lines.
+
+use crate::data::{Dataset, Example, SPLIT_SEED, Split, folds};
+use anyhow::{Context, Result, bail, ensure};
+use secure_router_core::spec::{MAX_INPUT, MAX_LABELS};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// Which columns are not values.
+#[derive(Clone, Debug)]
+pub(crate) struct Columns {
+    pub(crate) label: String,
+    /// Rows with the same entry stay together in the split: one person, one device, one session.
+    pub(crate) group: Option<String>,
+}
+
+/// Fewest examples of a class: a fifth of them is tested on, and each fold needs some.
+const MIN_PER_CLASS: usize = 20;
+const PARTS: usize = 5;
+
+/// Reads `path` and splits off a fifth for the test.
+pub(crate) fn read(path: &Path, name: &str, columns: &Columns) -> Result<Split> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let lines = path.extension().is_some_and(|e| e == "jsonl" || e == "ndjson" || e == "json");
+    let table = if lines { json_lines(&text, columns) } else { csv_rows(&text, columns) };
+    table.and_then(|t| t.into_split(name)).with_context(|| path.display().to_string())
+}
+
+/// Rows of equal length with their labels and groups, as text.
+#[derive(Default)]
+struct Table {
+    rows: Vec<Vec<f32>>,
+    labels: Vec<String>,
+    groups: Vec<Option<String>>,
+}
+
+impl Table {
+    fn into_split(self, name: &str) -> Result<Split> {
+        let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+        for label in &self.labels {
+            *counts.entry(label).or_default() += 1;
+        }
+        ensure!(counts.len() >= 2, "one class is not enough: at least two are needed");
+        ensure!(counts.len() <= usize::from(MAX_LABELS), "{} classes are more than {MAX_LABELS}", counts.len());
+        for (class, count) in &counts {
+            ensure!(
+                *count >= MIN_PER_CLASS,
+                "class `{class}` has {count} examples; at least {MIN_PER_CLASS} are needed"
+            );
+            let plain = class.bytes().all(|b| (b == b' ' || b.is_ascii_graphic()) && b != b',');
+            ensure!(plain, "class {class:?} has a comma or a character that is not printable ASCII");
+        }
+        let classes: Vec<String> = counts.keys().map(|c| (*c).to_owned()).collect();
+        let mut known: BTreeMap<String, u32> = BTreeMap::new();
+        let examples: Vec<Example> = (0u32..)
+            .zip(self.rows)
+            .zip(self.labels.iter().zip(self.groups))
+            .map(|((i, values), (label, group))| {
+                let next = known.len() as u32;
+                let group = group.map_or(i, |g| *known.entry(g).or_insert(next));
+                Example { values, label: classes.partition_point(|c| c < label), group }
+            })
+            .collect();
+        let groups = known.len();
+        ensure!(groups == 0 || groups >= 2 * PARTS, "{groups} groups are too few: at least {} are needed", 2 * PARTS);
+        let part = folds(examples.iter(), PARTS, SPLIT_SEED);
+        let channels = examples.first().map_or(0, |e| e.values.len());
+        let all = Dataset {
+            kind: "table".to_owned(),
+            name: name.to_owned(),
+            channels,
+            classes,
+            source: "your own".to_owned(),
+            examples,
+        };
+        let split = all.split(|i, _| part[i] == 0);
+        for (class, label) in split.train.classes.iter().zip(0..) {
+            let left = split.train.examples.iter().filter(|e| e.label == label).count();
+            ensure!(left >= 2 * PARTS, "class `{class}` has {left} examples outside the groups tested on: too few");
+        }
+        Ok(split)
+    }
+}
+
+fn number(text: &str, line: usize, column: &str) -> Result<f32> {
+    let shown = || format!("line {line}, column `{column}`: `{text}` is not a number");
+    finite(text.trim().parse::<f64>().with_context(shown)?, line, column)
+}
+
+fn finite(value: f64, line: usize, column: &str) -> Result<f32> {
+    let narrow = value as f32;
+    ensure!(narrow.is_finite(), "line {line}, column `{column}`: {value} is not a finite number");
+    Ok(narrow)
+}
+
+fn width(values: usize) -> Result<()> {
+    ensure!(values > 0, "there is no column of values beside the label");
+    ensure!(values <= usize::from(MAX_INPUT), "{values} columns are more than {MAX_INPUT}");
+    Ok(())
+}
+
+fn csv_rows(text: &str, columns: &Columns) -> Result<Table> {
+    let mut reader = csv::ReaderBuilder::new().flexible(true).trim(csv::Trim::All).from_reader(text.as_bytes());
+    let header = reader.headers().context("the header line")?.clone();
+    let place = |name: &str| header.iter().position(|h| h == name);
+    let Some(label_at) = place(&columns.label) else {
+        bail!("there is no column `{}` in the header line; name it with --label", columns.label);
+    };
+    let group_at = match &columns.group {
+        Some(name) => Some(place(name).with_context(|| format!("there is no column `{name}` in the header line"))?),
+        None => None,
+    };
+    width(header.len() - 1 - usize::from(group_at.is_some()))?;
+    let mut table = Table::default();
+    for record in reader.records() {
+        let record = record?;
+        let line = record.position().map_or(0, |p| p.line() as usize);
+        ensure!(
+            record.len() == header.len(),
+            "line {line} has {} fields, the header line has {}",
+            record.len(),
+            header.len()
+        );
+        ensure!(!record[label_at].is_empty(), "line {line} has no label");
+        let mut row = Vec::with_capacity(header.len());
+        for (i, (name, field)) in header.iter().zip(&record).enumerate() {
+            if i != label_at && Some(i) != group_at {
+                row.push(number(field, line, name)?);
+            }
+        }
+        table.rows.push(row);
+        table.labels.push(record[label_at].to_owned());
+        table.groups.push(group_at.map(|at| record[at].to_owned()));
+    }
+    Ok(table)
+}
+
+/// Objects with a label and either a list `values` or numbers under names.
+fn json_lines(text: &str, columns: &Columns) -> Result<Table> {
+    use serde_json::{Map, Value};
+    let scalar = |value: &Value| match value {
+        Value::String(text) if !text.is_empty() => Some(text.clone()),
+        Value::Number(_) | Value::Bool(_) => Some(value.to_string()),
+        _ => None,
+    };
+    let mut table = Table::default();
+    let mut names: Option<Vec<String>> = None;
+    for (line, text) in (1..).zip(text.lines()).filter(|(_, text)| !text.trim().is_empty()) {
+        let object: Map<String, Value> =
+            serde_json::from_str(text).with_context(|| format!("line {line} is not a JSON object"))?;
+        let label = object.get(&columns.label).and_then(scalar);
+        let label = label.with_context(|| format!("line {line} has no label `{}`", columns.label))?;
+        let group = match &columns.group {
+            Some(name) => {
+                let group = object.get(name).and_then(scalar);
+                Some(group.with_context(|| format!("line {line} has no group `{name}`"))?)
+            }
+            None => None,
+        };
+        let not_value = |name: &str| name == columns.label || Some(name) == columns.group.as_deref();
+        let fields: Vec<(String, &Value)> = match object.get("values") {
+            Some(Value::Array(values)) => (0..).zip(values).map(|(i, v)| (format!("values[{i}]"), v)).collect(),
+            _ => object.iter().filter(|(name, _)| !not_value(name)).map(|(name, v)| (name.clone(), v)).collect(),
+        };
+        let found: Vec<String> = fields.iter().map(|(name, _)| name.clone()).collect();
+        match &names {
+            Some(names) if names.len() != found.len() => {
+                bail!("line {line} has {} values, the first line has {}", found.len(), names.len())
+            }
+            Some(names) if *names != found => bail!("line {line} has other names than the first line"),
+            Some(_) => {}
+            None => {
+                width(found.len())?;
+                names = Some(found);
+            }
+        }
+        let row = fields.iter().map(|(name, value)| match value.as_f64() {
+            Some(value) => finite(value, line, name),
+            None => bail!("line {line}, `{name}`: {value} is not a number"),
+        });
+        table.rows.push(row.collect::<Result<_>>()?);
+        table.labels.push(label);
+        table.groups.push(group);
+    }
+    Ok(table)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn columns() -> Columns {
+        Columns { label: "label".to_owned(), group: None }
+    }
+
+    fn rows(count: usize, extra: &str) -> String {
+        let line = |i: usize| format!("{i},{},{}\n", 2 * i, if i.is_multiple_of(2) { "walk" } else { "run" });
+        format!("a,b,label\n{}{extra}", (0..count).map(line).collect::<String>())
+    }
+
+    fn csv_error(text: &str) -> String {
+        let error = csv_rows(text, &columns()).and_then(|t| t.into_split("mine")).unwrap_err();
+        format!("{error:#}")
+    }
+
+    #[test]
+    fn csv_is_split_class_by_class() {
+        let split = csv_rows(&rows(100, ""), &columns()).unwrap().into_split("mine").unwrap();
+        assert_eq!(split.train.classes, ["run", "walk"]);
+        assert_eq!((split.train.examples.len(), split.test.examples.len()), (80, 20));
+        assert_eq!(split.test.examples.iter().filter(|e| e.label == 0).count(), 10);
+        let example = &split.train.examples[0];
+        assert_eq!(example.values[1], 2.0 * example.values[0]);
+        assert_eq!(example.label, usize::from((example.values[0] as usize).is_multiple_of(2)));
+    }
+
+    #[test]
+    fn ragged_rows_are_named() {
+        assert_eq!(csv_error(&rows(50, "1,walk\n")), "line 52 has 2 fields, the header line has 3");
+    }
+
+    #[test]
+    fn missing_labels_are_named() {
+        assert_eq!(csv_error(&rows(50, "1,2,\n")), "line 52 has no label");
+        assert!(csv_error("a,b\n1,2\n").starts_with("there is no column `label`"));
+    }
+
+    #[test]
+    fn values_that_are_not_finite_numbers_are_named() {
+        assert_eq!(csv_error(&rows(50, "1,NaN,walk\n")), "line 52, column `b`: NaN is not a finite number");
+        assert_eq!(csv_error(&rows(50, "inf,2,walk\n")), "line 52, column `a`: inf is not a finite number");
+        assert!(csv_error(&rows(50, "x,2,walk\n")).starts_with("line 52, column `a`: `x` is not a number"));
+        assert!(csv_error(&rows(50, "1e300,2,walk\n")).contains("is not a finite number"));
+    }
+
+    #[test]
+    fn small_classes_are_named() {
+        assert_eq!(csv_error(&rows(50, "1,2,sit\n")), "class `sit` has 1 examples; at least 20 are needed");
+        assert_eq!(csv_error("a,label\n1,x\n"), "one class is not enough: at least two are needed");
+        assert_eq!(csv_error("a,label\n"), "one class is not enough: at least two are needed");
+        assert_eq!(csv_error("label\nx\n"), "there is no column of values beside the label");
+    }
+
+    #[test]
+    fn groups_are_not_cut() {
+        let line = |i: usize| format!("{i},p{},{}\n", i % 13, i % 2);
+        let text = format!("a,who,label\n{}", (0..260).map(line).collect::<String>());
+        let columns = Columns { label: "label".to_owned(), group: Some("who".to_owned()) };
+        let split = csv_rows(&text, &columns).unwrap().into_split("mine").unwrap();
+        assert!(split.test.examples.iter().all(|t| split.train.examples.iter().all(|e| e.group != t.group)));
+        assert_eq!(split.train.channels, 1);
+    }
+
+    #[test]
+    fn json_lines_are_read_and_their_faults_named() {
+        let line = |i: usize| format!("{{\"label\":\"{}\",\"values\":[{i},0.5]}}\n", i % 2);
+        let good: String = (0..60).map(line).collect();
+        let split = json_lines(&good, &columns()).unwrap().into_split("mine").unwrap();
+        assert_eq!(split.train.examples[0].values.len(), 2);
+        let error = |extra: &str| format!("{:#}", json_lines(&format!("{good}{extra}\n"), &columns()).err().unwrap());
+        assert_eq!(error(r#"{"values":[1,2]}"#), "line 61 has no label `label`");
+        assert_eq!(error(r#"{"label":null,"values":[1,2]}"#), "line 61 has no label `label`");
+        assert_eq!(error(r#"{"label":1,"values":[1]}"#), "line 61 has 1 values, the first line has 2");
+        assert_eq!(error(r#"{"label":1,"values":[1,null]}"#), "line 61, `values[1]`: null is not a number");
+        assert!(error("{").starts_with("line 61 is not a JSON object"));
+        let named = json_lines(r#"{"label":"a","x":1,"y":2}"#, &columns()).unwrap();
+        assert_eq!(named.rows, [[1.0, 2.0]]);
+    }
+}

@@ -1,0 +1,184 @@
+//! The whole model: embed, blocks, mean over tokens, norm, head.
+
+use super::Mode;
+use super::block::Block;
+use super::linear::Linear;
+use super::norm::Norm;
+use super::param::Param;
+use crate::rng::Rng;
+
+/// Sizes of a model. `width` is that of the stream, which no wire shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Shape {
+    pub(crate) tokens: usize,
+    pub(crate) features: usize,
+    pub(crate) width: usize,
+    pub(crate) heads: usize,
+    pub(crate) ffn: usize,
+    pub(crate) layers: usize,
+    pub(crate) outputs: usize,
+}
+
+/// What a model is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Style {
+    /// Batch norm and sigmoid attention, for the protocol's gates.
+    Gates,
+    /// Layer norm and softmax attention: what the former is compared with, in float.
+    Usual,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Model {
+    pub(crate) shape: Shape,
+    pub(crate) embed: Linear,
+    /// Tokens x width.
+    pub(crate) position: Param,
+    pub(crate) blocks: Vec<Block>,
+    pub(crate) norm: Norm,
+    pub(crate) head: Linear,
+}
+
+impl Model {
+    pub(crate) fn new(shape: Shape, style: Style, rng: &mut Rng) -> Self {
+        let Shape { tokens, width, .. } = shape;
+        let mut position = Param::normal(tokens * width, 0.3, rng);
+        position.decays = false;
+        Self {
+            shape,
+            embed: Linear::new(shape.features, width, 1.0, rng).without_bias(),
+            position,
+            blocks: (0..shape.layers).map(|_| Block::new(shape, style, rng)).collect(),
+            norm: Norm::new(style, width),
+            head: Linear::new(width, shape.outputs, 0.5, rng),
+        }
+    }
+
+    /// Logits of a batch of inputs, `outputs` per example.
+    pub(crate) fn forward(&mut self, inputs: &[f32], mode: &mut Mode) -> Vec<f32> {
+        let Shape { tokens, width, .. } = self.shape;
+        let mut x = self.embed.forward(inputs.to_vec());
+        for example in x.chunks_exact_mut(tokens * width) {
+            for (x, p) in example.iter_mut().zip(&self.position.value) {
+                *x += p;
+            }
+        }
+        for block in &mut self.blocks {
+            block.forward(&mut x, mode);
+        }
+        let mut pooled = vec![0.0; x.len() / tokens];
+        for (pooled, example) in pooled.chunks_exact_mut(width).zip(x.chunks_exact(tokens * width)) {
+            for row in example.chunks_exact(width) {
+                for (p, x) in pooled.iter_mut().zip(row) {
+                    *p += x / tokens as f32;
+                }
+            }
+        }
+        let z = self.norm.forward(&pooled, mode);
+        self.head.forward(z)
+    }
+
+    /// Adds to every gradient, for the batch of the last `forward`.
+    pub(crate) fn backward(&mut self, dlogits: &[f32]) {
+        let Shape { tokens, width, .. } = self.shape;
+        let dz = self.head.backward(dlogits);
+        let mut dpooled = vec![0.0; dz.len()];
+        self.norm.backward(&dz, &mut dpooled);
+        let mut dx = Vec::with_capacity(dpooled.len() * tokens);
+        for row in dpooled.chunks_exact(width) {
+            for _ in 0..tokens {
+                dx.extend(row.iter().map(|d| d / tokens as f32));
+            }
+        }
+        for block in self.blocks.iter_mut().rev() {
+            block.backward(&mut dx);
+        }
+        for example in dx.chunks_exact(tokens * width) {
+            for (grad, d) in self.position.grad.iter_mut().zip(example) {
+                *grad += d;
+            }
+        }
+        self.embed.backward_first(&dx);
+    }
+
+    pub(crate) fn params(&mut self) -> impl Iterator<Item = &mut Param> {
+        self.embed
+            .params()
+            .chain(std::iter::once(&mut self.position))
+            .chain(self.blocks.iter_mut().flat_map(Block::params))
+            .chain(self.head.params())
+    }
+
+    /// Drops all outputs but the first `kept`: the others only helped training.
+    pub(crate) fn keep_outputs(&mut self, kept: usize) {
+        let width = self.shape.width;
+        self.shape.outputs = kept;
+        self.head.outputs = kept;
+        self.head.weight = self.head.weight.first(kept * width);
+        self.head.bias = self.head.bias.as_ref().map(|b| b.first(kept));
+    }
+
+    /// Trained numbers.
+    pub(crate) fn size(&mut self) -> usize {
+        self.params().map(|p| p.value.len()).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nn::loss;
+
+    const SHAPE: Shape = Shape { tokens: 4, features: 3, width: 6, heads: 2, ffn: 5, layers: 2, outputs: 3 };
+
+    fn loss_of(model: &mut Model, inputs: &[f32], targets: &[f32], mode: &Mode) -> f64 {
+        let logits = model.forward(inputs, &mut mode.clone());
+        loss::cross_entropy(&logits, targets, SHAPE.outputs).0
+    }
+
+    /// Every parameter's gradient against the slope of the loss, a few entries of each.
+    fn check(style: Style, mode: &Mode) {
+        let mut rng = Rng::new(5, "gradient");
+        let mut model = Model::new(SHAPE, style, &mut rng);
+        let batch = 6;
+        let inputs: Vec<f32> = (0..batch * SHAPE.tokens * SHAPE.features).map(|_| rng.normal()).collect();
+        let targets: Vec<f32> = (0..batch * SHAPE.outputs)
+            .map(|i| if i % SHAPE.outputs == i / SHAPE.outputs % 3 { 0.8 } else { 0.1 })
+            .collect();
+        let logits = model.forward(&inputs, &mut mode.clone());
+        let (_, dlogits) = loss::cross_entropy(&logits, &targets, SHAPE.outputs);
+        model.backward(&dlogits);
+        let grads: Vec<Vec<f32>> = model.params().map(|p| p.grad.clone()).collect();
+        for (which, grad) in grads.iter().enumerate() {
+            for i in (0..grad.len()).step_by(grad.len().div_ceil(7)) {
+                let eps = 1e-2f32;
+                let mut at = |delta: f32| {
+                    model.params().nth(which).unwrap().value[i] += delta;
+                    let loss = loss_of(&mut model, &inputs, &targets, mode);
+                    model.params().nth(which).unwrap().value[i] -= delta;
+                    loss
+                };
+                let slope = (at(eps) - at(-eps)) / f64::from(2.0 * eps);
+                let error = (slope - f64::from(grad[i])).abs();
+                assert!(error < 2e-3 + 0.02 * slope.abs(), "{which}[{i}]: {slope} {}", grad[i]);
+            }
+        }
+    }
+
+    #[test]
+    fn gradients_match_slopes_with_batch_statistics() {
+        let mut mode = Mode::FLOAT;
+        mode.batch_statistics = true;
+        check(Style::Gates, &mode);
+    }
+
+    #[test]
+    fn gradients_match_slopes_with_remembered_statistics() {
+        check(Style::Gates, &Mode::FLOAT);
+    }
+
+    #[test]
+    fn gradients_match_slopes_in_the_usual_style() {
+        check(Style::Usual, &Mode::FLOAT);
+    }
+}

@@ -1,0 +1,129 @@
+//! Runs exported integers through the kernel's clear-text reference: the only judge of a pool.
+
+use crate::integer::Integers;
+use crate::rng::Rng;
+use anyhow::{Result, ensure};
+use secure_router_core::circuit::{CircuitError, Gate, Party, Program, Response};
+use secure_router_core::clear::{self, ClearError, Nearest, Parameters, Reference};
+
+/// One program with its integers, ready to run.
+pub(crate) struct Interpreter<'a> {
+    program: Program,
+    parameters: Parameters<'a>,
+    gates: Vec<Gate>,
+    arena: Vec<i64>,
+    scratch: Vec<i64>,
+}
+
+/// Rounds as the protocol does: up or down at random, unbiased.
+pub(crate) struct Stochastic(pub(crate) Rng);
+
+impl Reference for Stochastic {
+    fn offset(&mut self, _: &Gate, _: u32, shift: u8) -> u32 {
+        (self.0.next_u64() & ((1 << shift) - 1)) as u32
+    }
+}
+
+/// Rounds to nearest and remembers the largest magnitude at each gate.
+#[derive(Default)]
+pub(crate) struct Watch(pub(crate) Vec<i64>);
+
+impl Watch {
+    /// The larger of each pair.
+    pub(crate) fn merged(mut self, other: Self) -> Self {
+        if self.0.len() < other.0.len() {
+            return other.merged(self);
+        }
+        for (mine, other) in self.0.iter_mut().zip(&other.0) {
+            *mine = (*mine).max(*other);
+        }
+        self
+    }
+}
+
+impl Reference for Watch {
+    fn offset(&mut self, gate: &Gate, element: u32, shift: u8) -> u32 {
+        Nearest.offset(gate, element, shift)
+    }
+
+    fn observe(&mut self, gate: &Gate, value: i64) {
+        let id = usize::from(gate.id);
+        if self.0.len() <= id {
+            self.0.resize(id + 1, 0);
+        }
+        self.0[id] = self.0[id].max(value.abs());
+    }
+}
+
+/// The gates of a program, in order.
+pub(crate) fn gates(program: &Program) -> Result<Vec<Gate>> {
+    struct Collect(Vec<Gate>);
+    impl Party for Collect {
+        type Error = CircuitError;
+        fn gate(&mut self, gate: &Gate) -> Result<(), CircuitError> {
+            self.0.push(gate.clone());
+            Ok(())
+        }
+    }
+    let mut collect = Collect(Vec::new());
+    program.walk(&mut collect)?;
+    Ok(collect.0)
+}
+
+impl<'a> Interpreter<'a> {
+    pub(crate) fn new(program: Program, integers: &'a Integers) -> Result<Self> {
+        let layout = program.layout()?;
+        let Integers { weights, biases, tables } = integers;
+        let parameters = Parameters { weights, biases, tables };
+        parameters.check(&layout)?;
+        Ok(Self {
+            program,
+            parameters,
+            gates: gates(&program)?,
+            arena: vec![0; layout.arena as usize],
+            scratch: vec![0; clear::scratch_elements(&program)?],
+        })
+    }
+
+    /// What the program ends in: logits, or the one-hot of the chosen model.
+    pub(crate) fn run(
+        &mut self,
+        input: &[i8],
+        scores: &[i32],
+        reference: &mut impl Reference,
+    ) -> Result<&[i64], ClearError> {
+        let wide: Vec<i16> = input.iter().copied().map(i16::from).collect();
+        let wire =
+            clear::run(&self.program, &self.parameters, &wide, scores, &mut self.arena, &mut self.scratch, reference)?;
+        Ok(&self.arena[wire.at as usize..][..wire.elements() as usize])
+    }
+
+    /// The router's utilities of the last run.
+    pub(crate) fn utilities(&self) -> Result<&[i64]> {
+        // After the utility table come the argmax's two tables.
+        ensure!(self.gates.len() > 3, "not a router");
+        let wire = self.gates[self.gates.len() - 3].out;
+        Ok(&self.arena[wire.at as usize..][..wire.elements() as usize])
+    }
+
+    /// Per gate `id:largest value seen/range`.
+    pub(crate) fn ranges(&self, watch: &Watch) -> String {
+        self.gates
+            .iter()
+            .zip(&watch.0)
+            .filter(|(_, seen)| **seen > 0)
+            .map(|(gate, seen)| format!("{}:{seen}/{}", gate.id, signed_range(gate.response)))
+            .collect::<Vec<_>>()
+            .join(" ")
+    }
+}
+
+fn signed_range(response: Response) -> f64 {
+    let bits = match response {
+        Response::Share => 8,
+        Response::Requantise(opening) => opening.index_bits - 1,
+        Response::Table { opening, .. } => opening.index_bits,
+        Response::Reveal { bits } => bits,
+    };
+    f64::from(1u32 << (bits - 1))
+}

@@ -1,0 +1,195 @@
+//! The whole run: out-of-fold copies of every model, the models themselves, the router, the file.
+
+use crate::cross_fit::CrossFit;
+use crate::data::Dataset;
+use crate::feature::{Features, INPUT_FRAC, INPUT_STEP};
+use crate::integer::Integers;
+use crate::nn::model::Style;
+use crate::pool::Pool;
+use crate::router::{Judgements, Operation, Prices, Router, choose, operations, train_router};
+use crate::task::{Task, UTILITY};
+use crate::train::Recipe;
+use anyhow::{Context, Result, anyhow};
+use rayon::prelude::*;
+use secure_router_core::spec::{Output, PoolSpec, RouterSpec};
+use std::collections::HashMap;
+use std::path::Path;
+
+/// What the command line asks for.
+pub(crate) struct Options<'a> {
+    pub(crate) out: &'a Path,
+    pub(crate) seed: u64,
+    pub(crate) quick: bool,
+    /// Kept in the pool file.
+    pub(crate) command: String,
+}
+
+const QUICK_STEP: usize = 5;
+/// Folds of the router's own cross-fitting.
+const ROUTER_FOLDS: usize = 5;
+
+/// The train split and its task, shortened if `quick`.
+pub(crate) fn prepare(train: Dataset, quick: bool) -> Result<(Dataset, Task)> {
+    let train = if quick { train.thinned(QUICK_STEP) } else { train };
+    let task = Task::of(&train)?;
+    Ok((train, if quick { task.quick() } else { task }))
+}
+
+/// Trains the pool and writes it; prints the report.
+pub(crate) fn run(train: Dataset, options: &Options) -> Result<()> {
+    let started = std::time::Instant::now();
+    let (train, task) = prepare(train, options.quick)?;
+    let models = &task.models;
+    let router_folds = if options.quick { 2 } else { ROUTER_FOLDS };
+    let epochs = models.iter().map(|r| r.epochs).sum::<usize>() * (task.copies + 1);
+    let run = CrossFit::new(&train, &task, options.seed, (epochs + task.router.epochs * (router_folds + 1)) as u64)?;
+
+    run.bar.set_message("models");
+    let (out_of_fold, finals) = run.train_models(models, true)?;
+    run.bar.set_message("validating");
+    let everything = run.real_inputs(|_| true);
+    let programs = finals
+        .par_iter()
+        .zip(models)
+        .map(|(model, recipe)| run.export(model, recipe, &everything))
+        .collect::<Result<Vec<_>>>()?;
+    let mut pool = assemble(&train, &task, programs)?;
+    let (right, out_of_range) = run.out_of_fold_hits(models, &pool.spec, &out_of_fold)?;
+
+    run.bar.set_message("router");
+    let judgements = Judgements::collect(&run, &out_of_fold, task.variants, router_folds);
+    let held_out: Vec<Option<usize>> = (0..router_folds).map(Some).chain([None]).collect();
+    let mut routers = held_out
+        .par_iter()
+        .map(|&fold| train_router(&judgements, &task.router, fold, options.seed, &run.bar))
+        .collect::<Result<Vec<Router>>>()?;
+    let last = routers.pop().context("no router was trained")?;
+    let cases = run.router_cases(&pool.spec, &routers, &judgements.folds, right)?;
+    let prices = Prices::of(&pool.spec)?;
+    let accuracy = |m: usize| cases.iter().filter(|c| c.right[m]).count() as f64 / cases.len() as f64;
+    let curve = operations(&cases, &prices)?;
+    let chosen = choose(&curve, accuracy(models.len() - 1)).context("no operation to choose from")?;
+    pool.programs.push(last.integers);
+    pool.spec.edition = Pool::edition(&pool.programs);
+    run.bar.finish_and_clear();
+
+    let mut report = Report::default();
+    for (m, recipe) in models.iter().enumerate() {
+        let float = run.float_accuracy(&out_of_fold, m);
+        report.line(
+            recipe.name,
+            format!(
+                "validation {:.2} % (float {:.2} %), {} out of range, {} parameters, {} bytes online, {:.0} ms on a UART",
+                100.0 * accuracy(m),
+                100.0 * float,
+                out_of_range[m],
+                finals[m].clone().size(),
+                prices.bytes[m],
+                prices.models[m] as f64 / 1e3
+            ),
+        );
+    }
+    println!("what a lambda buys, on validation:");
+    for operation in &curve {
+        println!("  {}", described(operation));
+    }
+    report.line(
+        "router",
+        format!(
+            "validation {}, {} out of range, {} parameters, {} bytes online",
+            described(chosen),
+            cases.iter().filter(|c| !c.in_range).count(),
+            last.size,
+            prices.router_bytes
+        ),
+    );
+    for (name, watched) in run.check_ranges(&pool)? {
+        report.line(&format!("{name} ranges"), watched);
+    }
+    let numbers = |values: &[f32]| values.iter().map(f32::to_string).collect::<Vec<_>>().join(",");
+    let mut about = report.entries;
+    let entries = [
+        ("task", train.name.clone()),
+        ("kind", train.kind.clone()),
+        ("classes", train.classes.join(",")),
+        ("data", train.source.clone()),
+        ("seed", options.seed.to_string()),
+        ("command", options.command.clone()),
+        ("input_step", INPUT_STEP.to_string()),
+        ("input_mean", numbers(&run.features.mean)),
+        ("input_scale", numbers(&run.features.scale)),
+        ("lambda", chosen.lambda.to_string()),
+    ];
+    about.extend(entries.map(|(key, text)| (key.to_owned(), text)));
+    std::fs::create_dir_all(options.out).with_context(|| format!("cannot create {}", options.out.display()))?;
+    let path = options.out.join("pool.safetensors");
+    let size = pool.write(&path, about)?;
+    println!("wrote {} ({size} bytes) in {:.0} s", path.display(), started.elapsed().as_secs_f64());
+    Ok(())
+}
+
+/// Prints each line and keeps it for the file's metadata.
+#[derive(Default)]
+struct Report {
+    entries: HashMap<String, String>,
+}
+
+impl Report {
+    fn line(&mut self, key: &str, text: String) {
+        println!("{key}: {text}");
+        self.entries.insert(key.to_owned(), text);
+    }
+}
+
+fn described(operation: &Operation) -> String {
+    let Operation { lambda, accuracy, time, cost, shares } = operation;
+    format!(
+        "lambda {lambda}: {:.2} % in {:.0} ms ({:.1} % of the largest), shares {}",
+        100.0 * accuracy,
+        time / 1e3,
+        100.0 * cost,
+        percentages(shares)
+    )
+}
+
+fn percentages(shares: &[f64]) -> String {
+    shares.iter().map(|s| format!("{:.1} %", 100.0 * s)).collect::<Vec<_>>().join(" / ")
+}
+
+/// Trains the largest model's float counterpart with layer norm and softmax on the same folds, and
+/// prints what both styles reach on validation.
+pub(crate) fn baseline(train: Dataset, seed: u64, quick: bool) -> Result<()> {
+    let (train, task) = prepare(train, quick)?;
+    let largest = task.models.last().context("the task has no model")?;
+    let usual = Recipe { name: "usual", style: Style::Usual, ..largest.clone() };
+    let run = CrossFit::new(&train, &task, seed, (usual.epochs * task.copies) as u64)?;
+    let (out_of_fold, _) = run.train_models(&[usual], false)?;
+    run.bar.finish_and_clear();
+    println!(
+        "{}: validation {:.2} % in float with layer norm, softmax and GELU, {} parameters",
+        train.name,
+        100.0 * run.float_accuracy(&out_of_fold, 0),
+        out_of_fold[0][0].clone().size()
+    );
+    Ok(())
+}
+
+/// The public spec around the models' integers; the router's are still to come.
+pub(crate) fn assemble(train: &Dataset, task: &Task, programs: Vec<Integers>) -> Result<Pool> {
+    let name = train.name.as_str().try_into().map_err(|_| anyhow!("the name `{}` is too long", train.name))?;
+    let spec = PoolSpec {
+        edition: [0; 16],
+        task: name,
+        input_len: Features::of(train, task.arrangement.clone()).inputs().try_into()?,
+        input_bits: 8,
+        input_frac: INPUT_FRAC,
+        classes: train.classes.len().try_into()?,
+        output: Output::Label,
+        // What is trained and judged; what devices learn of it is the server's policy.
+        output: secure_router_core::spec::Output::Logits,
+        models: task.models.iter().map(Recipe::named).collect::<Result<_>>()?,
+        router: Some(RouterSpec { trunk: task.router.spec()?, utility: UTILITY }),
+    };
+    spec.validate()?;
+    Ok(Pool { spec, programs })
+}

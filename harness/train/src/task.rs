@@ -1,0 +1,267 @@
+//! What each task's pool is made of. Choices were made on out-of-fold figures of the train split.
+
+use crate::bits::Bits;
+use crate::data::Dataset;
+use crate::feature::{Arrangement, Wobble, patches};
+use crate::nn::model::{Shape, Style};
+use crate::train::Recipe;
+use anyhow::{Context, Result, bail, ensure};
+use secure_router_core::spec::{MAX_COLUMNS, ModelSpec, NamedModel, Opening};
+
+/// Everything that decides a run, but its data and its seed.
+#[derive(Clone, Debug)]
+pub(crate) struct Task {
+    pub(crate) arrangement: Arrangement,
+    /// Part of the training examples that a little of another example is mixed into.
+    pub(crate) mix: f32,
+    /// The train split is cut into this many folds.
+    pub(crate) folds: usize,
+    /// Of these, so many are validated on, each with copies of the models that have not seen it.
+    pub(crate) copies: usize,
+    /// Variants of each validated example that the router learns from.
+    pub(crate) variants: usize,
+    /// The models, cheapest first.
+    pub(crate) models: Vec<Recipe>,
+    pub(crate) router: Recipe,
+}
+
+const fn opening(shift: u8, index_bits: u8) -> Opening {
+    Opening { shift, index_bits }
+}
+
+/// Every opening and the output need at most 16 bits of a wire: the wires of the stream are sent
+/// with the widest need of any reader, so one wide gate would make all of them wide.
+const BITS: Bits = Bits {
+    qkv: opening(6, 10),
+    score: opening(6, 8),
+    mix: opening(6, 10),
+    ffn_in: opening(8, 8),
+    output: 16,
+    index_room: 1.5,
+};
+
+/// Index of the router's table of utilities.
+pub(crate) const UTILITY: Opening = opening(8, 8);
+
+/// Tokens, width, heads, columns of the feed-forward part, layers.
+type Sizes = [usize; 5];
+
+/// Sizes of a task's inputs and answers.
+#[derive(Clone, Copy)]
+struct Ends {
+    inputs: usize,
+    classes: usize,
+    bits: Bits,
+}
+
+impl Ends {
+    fn of(train: &Dataset, frames: usize) -> Self {
+        Self { inputs: frames * train.channels, classes: train.classes.len(), bits: BITS }
+    }
+
+    /// For inputs that may be unlike any of the train split: other people, other devices.
+    fn with_more_room(self) -> Self {
+        Self { bits: Bits { index_room: 2.0, ..self.bits }, ..self }
+    }
+
+    fn shape(self, [tokens, width, heads, ffn, layers]: Sizes, outputs: usize) -> Shape {
+        Shape { tokens, features: self.inputs / tokens, width, heads, ffn, layers, outputs }
+    }
+
+    fn model(self, name: &'static str, sizes: Sizes, epochs: usize, rate: f32) -> Recipe {
+        let shape = self.shape(sizes, self.classes);
+        Recipe { name, shape, bits: self.bits, style: Style::Gates, epochs, rate }
+    }
+
+    /// One token and no attention, so that a request pays little before its model is chosen. The
+    /// classes are outputs in training only.
+    fn router(self, models: usize, epochs: usize) -> Recipe {
+        let bits = Bits { output: UTILITY.bits(), ..self.bits };
+        let shape = self.shape([1, 32, 0, 64, 2], models + self.classes);
+        Recipe { name: "router", shape, bits, style: Style::Gates, epochs, rate: 0.003 }
+    }
+}
+
+impl Task {
+    /// The task that `train` is the train split of.
+    pub(crate) fn of(train: &Dataset) -> Result<Self> {
+        let task = match train.kind.as_str() {
+            "speech" => Self::speech(train),
+            "sensor" => Self::sensor(train),
+            "image" => Self::image(train),
+            "table" => Self::table(train)?,
+            kind => bail!("the train file is of an unknown kind `{kind}`"),
+        };
+        let frames = match task.arrangement {
+            Arrangement::Series { .. } => None,
+            Arrangement::Picture { side, .. } => Some(side * side),
+            Arrangement::Columns { .. } => Some(1),
+        };
+        let fits = |values: &[f32]| frames.is_none_or(|f| values.len() == f * train.channels);
+        ensure!(train.examples.iter().all(|e| fits(&e.values)), "an example has the wrong length");
+        ensure!(train.examples.len() >= 10 * train.classes.len(), "the train file holds too few examples");
+        Ok(task)
+    }
+
+    fn speech(train: &Dataset) -> Self {
+        const FRAMES: usize = 32;
+        let ends = Ends::of(train, FRAMES);
+        let wobble = Wobble { ends: 0.07, bend: 0.06, noise: (0.05, 0.3), offset: 0.12, gain: 0.06 };
+        Self {
+            arrangement: Arrangement::Series { frames: FRAMES, wobble },
+            mix: 0.4,
+            folds: 5,
+            copies: 5,
+            variants: 12,
+            models: vec![
+                ends.model("nano", [8, 16, 1, 16, 1], 150, 0.006),
+                ends.model("small", [16, 32, 2, 64, 1], 120, 0.004),
+                ends.model("large", [16, 64, 4, 128, 3], 80, 0.003),
+            ],
+            router: ends.router(3, 16),
+        }
+    }
+
+    fn sensor(train: &Dataset) -> Self {
+        const FRAMES: usize = 128;
+        let ends = Ends::of(train, FRAMES).with_more_room();
+        let wobble = Wobble { ends: 0.05, bend: 0.04, noise: (0.0, 0.15), offset: 0.1, gain: 0.08 };
+        Self {
+            arrangement: Arrangement::Series { frames: FRAMES, wobble },
+            mix: 0.4,
+            folds: 5,
+            copies: 5,
+            variants: 4,
+            models: vec![
+                ends.model("nano", [8, 16, 1, 16, 1], 40, 0.005),
+                ends.model("small", [16, 32, 2, 64, 1], 30, 0.004),
+                ends.model("large", [16, 64, 4, 128, 3], 20, 0.003),
+            ],
+            router: ends.router(3, 16),
+        }
+    }
+
+    fn image(train: &Dataset) -> Self {
+        let side = crate::import::SIDE;
+        let ends = Ends::of(train, side * side);
+        Self {
+            arrangement: Arrangement::Picture { side, order: patches(side) },
+            mix: 0.2,
+            folds: 6,
+            copies: 1,
+            variants: 4,
+            models: vec![
+                ends.model("nano", [4, 16, 1, 32, 1], 20, 0.004),
+                ends.model("small", [16, 32, 2, 64, 1], 15, 0.003),
+                ends.model("large", [16, 64, 4, 128, 3], 12, 0.002),
+            ],
+            router: ends.router(3, 16),
+        }
+    }
+
+    /// The user's own columns: tokens where their count allows it, or else no attention.
+    fn table(train: &Dataset) -> Result<Self> {
+        let columns = train.channels;
+        let ends = Ends::of(train, 1).with_more_room();
+        let tokens = (4..=16).rev().find(|t| columns.is_multiple_of(*t) && columns > *t).unwrap_or(1);
+        ensure!(
+            columns / tokens <= usize::from(MAX_COLUMNS),
+            "{columns} columns cannot be cut into 4 to 16 equal parts; add constant columns until they can"
+        );
+        let fewer = if tokens.is_multiple_of(2) { tokens / 2 } else { tokens };
+        let heads = |count: usize| if tokens == 1 { 0 } else { count };
+        // Small data get more epochs, large data fewer.
+        let epochs = |passes: usize| (passes / train.examples.len()).clamp(10, 200);
+        Ok(Self {
+            arrangement: Arrangement::Columns { count: columns },
+            mix: 0.0,
+            folds: 5,
+            copies: 5,
+            variants: 4,
+            models: vec![
+                ends.model("nano", [fewer, 16, heads(1), 16, 1], epochs(300_000), 0.005),
+                ends.model("small", [tokens, 32, heads(2), 64, 1], epochs(250_000), 0.004),
+                ends.model("large", [tokens, 64, heads(4), 128, 3], epochs(150_000), 0.003),
+            ],
+            router: ends.router(3, 16),
+        })
+    }
+
+    /// A smoke test: of little accuracy, in seconds.
+    pub(crate) fn quick(mut self) -> Self {
+        self.models.iter_mut().chain([&mut self.router]).for_each(|r| r.epochs = (r.epochs / 20).max(3));
+        (self.folds, self.copies) = (2, self.copies.min(2));
+        self
+    }
+}
+
+impl Recipe {
+    /// The public shape. Of the widths only that of queries, keys and values is visible.
+    pub(crate) fn spec(&self) -> Result<ModelSpec> {
+        let Shape { tokens, features, width, heads, ffn, layers, .. } = self.shape;
+        Ok(ModelSpec {
+            tokens: tokens.try_into()?,
+            features: features.try_into()?,
+            width: width.try_into()?,
+            heads: heads.try_into()?,
+            ffn: ffn.try_into()?,
+            layers: layers.try_into()?,
+            qkv: self.bits.qkv,
+            score: self.bits.score,
+            mix: self.bits.mix,
+            ffn_in: self.bits.ffn_in,
+            output_bits: self.bits.output,
+        })
+    }
+
+    pub(crate) fn named(&self) -> Result<NamedModel> {
+        let name = self.name.try_into().ok().context("name too long")?;
+        Ok(NamedModel { name, spec: self.spec()? })
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::data::Example;
+    use crate::rng::Rng;
+
+    /// Examples of two classes that a line parts, of the given kind of task.
+    pub(crate) fn toy(kind: &str, channels: usize, rows: usize, count: usize) -> Dataset {
+        let mut rng = Rng::new(1, "toy");
+        let example = |i: usize| Example {
+            values: (0..channels * rows).map(|_| rng.normal() + if i.is_multiple_of(2) { 0.7 } else { -0.7 }).collect(),
+            label: i % 2,
+            group: i as u32,
+        };
+        Dataset {
+            kind: kind.to_owned(),
+            name: "toy".to_owned(),
+            channels,
+            classes: vec!["a".to_owned(), "b".to_owned()],
+            source: "none".to_owned(),
+            examples: (0..count).map(example).collect(),
+        }
+    }
+
+    #[test]
+    fn every_task_has_a_valid_pool() {
+        for (kind, channels, rows) in [
+            ("speech", 13, 9),
+            ("sensor", 6, 128),
+            ("image", 1, 784),
+            ("table", 24, 1),
+            ("table", 7, 1),
+            ("table", 1, 1),
+        ] {
+            let train = toy(kind, channels, rows, 40);
+            let task = Task::of(&train).unwrap();
+            crate::run::assemble(&train, &task, Vec::new()).unwrap();
+            let inputs = crate::feature::Features::of(&train, task.arrangement.clone()).inputs();
+            assert!(task.models.iter().all(|m| m.shape.tokens * m.shape.features == inputs), "{kind}");
+        }
+        assert!(Task::of(&toy("table", 1031, 1, 40)).is_err());
+        assert!(Task::of(&toy("image", 1, 783, 40)).is_err());
+        assert!(Task::of(&toy("speech", 13, 9, 10)).is_err());
+    }
+}
