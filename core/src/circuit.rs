@@ -21,6 +21,7 @@ pub const MAX_TERMS: usize = 1 + 2 * MAX_LAYERS;
 
 /// A program of a pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub enum Slot {
     /// The router.
     Router,
@@ -406,6 +407,7 @@ impl Message {
 /// Why a program cannot be built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub enum CircuitError {
     /// A gate needs more bits of a wire than are known.
     WireTooNarrow {

@@ -18,6 +18,7 @@ use crate::ring::{Packer, Unpacker, low_bits, signed};
 /// What the device's half refuses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub enum DeviceError {
     /// The program is not valid.
     Circuit(CircuitError),

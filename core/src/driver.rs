@@ -2,7 +2,8 @@
 //!
 //! One call moves bytes until something happened. Firmware with its own loop can do the same with
 //! [`DeviceSession::io`], [`received`](DeviceSession::received) and
-//! [`sent`](DeviceSession::sent); an async or tokio driver differs only in its `await`s.
+//! [`sent`](DeviceSession::sent); an async driver (`run_async`, feature `async`) differs only in
+//! its `await`s.
 
 use core::fmt;
 
@@ -12,6 +13,7 @@ use crate::session::{Counters, DeviceSession, Event, SessionError};
 
 /// Why [`run`] stopped.
 #[derive(Debug)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub enum DriverError<E> {
     /// The link's own error.
     Link(E),
@@ -62,6 +64,49 @@ pub fn run<L: Read + Write, C: Counters>(
             }
             let (wanted, _) = session.io();
             match link.read(wanted) {
+                Ok(0) => session.link_ended()?,
+                Ok(count) => session.received(count)?,
+                Err(error) => return Err(failed(session, error)),
+            }
+        };
+        if let Some(event) = outcome {
+            return Ok(event);
+        }
+    }
+}
+
+/// As [`run`], over an async link.
+///
+/// Dropping the future between two bytes is safe: what was moved was reported, and the session
+/// goes on with the next call.
+///
+/// # Errors
+/// [`DriverError`]; the session is then closed.
+#[cfg(feature = "async")]
+pub async fn run_async<L, C>(
+    link: &mut L,
+    session: &mut DeviceSession<'_, C>,
+) -> Result<Event, DriverError<<L as embedded_io::ErrorType>::Error>>
+where
+    L: embedded_io_async::Read + embedded_io_async::Write,
+    C: Counters,
+{
+    loop {
+        let (wanted, pending) = session.io();
+        let outcome = if !pending.is_empty() {
+            match link.write(pending).await {
+                Ok(0) => session.link_ended()?,
+                Ok(count) => session.sent(count)?,
+                Err(error) => return Err(failed(session, error)),
+            }
+        } else if wanted.is_empty() {
+            return Err(SessionError::Busy.into());
+        } else {
+            if let Err(error) = link.flush().await {
+                return Err(failed(session, error));
+            }
+            let (wanted, _) = session.io();
+            match link.read(wanted).await {
                 Ok(0) => session.link_ended()?,
                 Ok(count) => session.received(count)?,
                 Err(error) => return Err(failed(session, error)),

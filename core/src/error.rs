@@ -4,6 +4,7 @@ use core::fmt;
 
 /// A lent buffer is too small.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct BufferError {
     /// Which buffer.
     pub buffer: &'static str,

@@ -149,6 +149,7 @@ pub struct PoolSpec {
 /// What is wrong with a spec.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub enum SpecError {
     /// The bytes are not a spec: cut off, trailing bytes, or values outside their types.
     Malformed,

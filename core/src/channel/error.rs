@@ -8,6 +8,7 @@ use core::fmt;
 /// call with [`ChannelError::Closed`]. The peer is told nothing but the silence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub enum ChannelError {
     /// The channel is closed.
     Closed,

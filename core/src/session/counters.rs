@@ -10,6 +10,7 @@ pub const MAX_COUNTER_SKIP: u64 = 1 << 20;
 
 /// The store of the counters failed; nothing was started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct CounterError;
 
 impl fmt::Display for CounterError {

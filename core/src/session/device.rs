@@ -69,6 +69,7 @@ pub struct Request {
 
 /// What happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub enum Event {
     /// The server said which pool it serves; requests may follow.
     Ready,
@@ -85,6 +86,7 @@ pub enum Event {
 /// Why a session ended, or a request was not started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub enum SessionError {
     /// The channel failed.
     Channel(ChannelError),

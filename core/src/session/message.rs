@@ -137,6 +137,7 @@ pub struct Route {
 /// Why the server ends a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub enum Refusal {
     /// No stock for this program: prepare some.
     StockEmpty(Slot),
