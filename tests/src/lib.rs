@@ -112,7 +112,7 @@ async fn start_server(directory: &TempDir, dealer: &str, pool: Pool) -> Result<(
     Ok((address, tokio::spawn(async move { drop(service.run(listener).await) })))
 }
 
-/// A connected desktop device. Its buffers live as long as the test.
+/// A connected desktop device.
 pub struct Device {
     /// The session.
     pub session: DeviceSession<'static, FileCounters>,
@@ -127,20 +127,9 @@ impl Device {
     /// # Errors
     /// The session's.
     pub async fn connect(parties: &Parties, name: &str, address: &str) -> Result<Self> {
-        let (_, _, keys) = provision::paths(parties.directory.path(), name);
-        let keys: DeviceFile = provision::read(&keys)?;
-        let counters = FileCounters::open(&parties.path(&format!("counters-{name}")))?;
+        let session = session(parties, name)?;
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
-        let (secret, seeds) = (keys.secret()?, keys.seeds());
-        let identity = DeviceIdentity { secret: &secret, server: keys.server(), seeds: &seeds };
-        let memory = DeviceMemory {
-            rx: vec![0; DeviceMemory::FRAME_BYTES].leak(),
-            tx: vec![0; DeviceMemory::FRAME_BYTES].leak(),
-            work: vec![0; 4096].leak(),
-            input: vec![0; 1024].leak(),
-        };
-        let session = DeviceSession::connect(identity, memory, 4, counters, &mut random())?;
         let mut device = Self { session, stream, moved: Moved::default() };
         match device.event().await? {
             Event::Ready => Ok(device),
@@ -197,6 +186,25 @@ impl Device {
             }
         }
     }
+}
+
+/// A session of device `name` that has not met its server. Its buffers live as long as the test.
+///
+/// # Errors
+/// Files that cannot be read.
+pub fn session(parties: &Parties, name: &str) -> Result<DeviceSession<'static, FileCounters>> {
+    let (_, _, keys) = provision::paths(parties.directory.path(), name);
+    let keys: DeviceFile = provision::read(&keys)?;
+    let counters = FileCounters::open(&parties.path(&format!("counters-{name}")))?;
+    let (secret, seeds) = (keys.secret()?, keys.seeds());
+    let identity = DeviceIdentity { secret: &secret, server: keys.server(), seeds: &seeds };
+    let memory = DeviceMemory {
+        rx: vec![0; DeviceMemory::FRAME_BYTES].leak(),
+        tx: vec![0; DeviceMemory::FRAME_BYTES].leak(),
+        work: vec![0; 4096].leak(),
+        input: vec![0; 1024].leak(),
+    };
+    Ok(DeviceSession::connect(identity, memory, 4, counters, &mut random())?)
 }
 
 /// The committed test split.

@@ -1,10 +1,14 @@
 //! Dealer, server and devices over loopback TCP.
 
 use anyhow::Result;
+use embedded_io_adapters::std::FromStd;
+use embedded_io_adapters::tokio_1::FromTokio;
 use secure_router::pool::Pool;
 use secure_router_core::circuit::Slot;
 use secure_router_core::cost::Cost;
-use secure_router_tests::{Device, POOL, Parties, examples, reference};
+use secure_router_core::driver::{run, run_async};
+use secure_router_core::session::{Event, LinkProfile, Request};
+use secure_router_tests::{Device, POOL, Parties, examples, reference, session};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -150,6 +154,37 @@ async fn without_a_dealer_preparing_is_refused_and_the_session_goes_on() -> Resu
         assert!(error.contains("cannot reach its dealer"), "{error}");
     }
     device.infer(Slot::Model(0), &examples()?.inputs[0]).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_kernels_own_drivers_reach_the_server() -> Result<()> {
+    let parties = Parties::start(&["async", "blocking"]).await?;
+    let input = examples()?.inputs[0].clone();
+    let expected = reference(&pool()?, Slot::Model(0), &input)?;
+    let request = Request { slot: Slot::Model(0), lambda: 0, link: LinkProfile::LAN };
+
+    let mut over_async = session(&parties, "async")?;
+    let mut link = FromTokio::new(TcpStream::connect(&parties.server_address).await?);
+    assert_eq!(run_async(&mut link, &mut over_async).await.unwrap(), Event::Ready);
+    over_async.prepare(Slot::Model(0))?;
+    assert_eq!(run_async(&mut link, &mut over_async).await.unwrap(), Event::Prepared(Slot::Model(0)));
+    over_async.infer(request, &input)?;
+    assert_eq!(run_async(&mut link, &mut over_async).await.unwrap(), Event::Answer);
+    assert_eq!(over_async.class(), Some(expected));
+
+    let (mut blocking, address) = (session(&parties, "blocking")?, parties.server_address.clone());
+    let class = tokio::task::spawn_blocking(move || -> Result<_> {
+        let mut link = FromStd::new(std::net::TcpStream::connect(address)?);
+        let mut next = |session: &mut _| run(&mut link, session).map_err(|error| anyhow::anyhow!("{error}"));
+        assert_eq!(next(&mut blocking)?, Event::Ready);
+        blocking.prepare(Slot::Model(0))?;
+        assert_eq!(next(&mut blocking)?, Event::Prepared(Slot::Model(0)));
+        blocking.infer(request, &input)?;
+        assert_eq!(next(&mut blocking)?, Event::Answer);
+        Ok(blocking.class())
+    });
+    assert_eq!(class.await??, Some(expected));
     Ok(())
 }
 
