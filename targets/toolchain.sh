@@ -47,7 +47,8 @@ sources() { # sources SYSROOT: libcore's source is there
     [ -n "$1" ] && [ -e "$1/lib/rustlib/src/rust/library/core/Cargo.toml" ]
 }
 
-# firmware_cargo TARGET CARGO-ARGS...: cargo with the toolchain chosen for the target.
+# firmware_cargo TARGET CARGO-ARGS...: cargo with the toolchain chosen for the target. BUILD_STD
+# names the parts of the library to build where the toolchain comes without, core unless set.
 firmware_cargo() {
     local target=$1 chosen linker
     shift
@@ -55,12 +56,13 @@ firmware_cargo() {
     linker=CARGO_TARGET_${target//[-.]/_}_LINKER
     case $chosen in
         rustup) cargo "$1" --target "$target" "${@:2}" ;;
-        nightly) cargo +nightly "$1" --target "$target" -Zbuild-std=core "${@:2}" ;;
+        nightly) cargo +nightly "$1" --target "$target" -Zbuild-std=${BUILD_STD:-core} "${@:2}" ;;
         # Debian ships no rust-lld. The variables hold for this one command, so that host
         # builds stay on the stable toolchain.
         debian)
-            env "${linker^^}=ld.lld" PATH="/usr/bin:$PATH" RUSTC=/usr/bin/rustc RUSTC_BOOTSTRAP=1 \
-                /usr/bin/cargo "$1" --target "$target" -Zbuild-std=core "${@:2}"
+            [[ $target == *linux* ]] || local -x "${linker^^}=ld.lld"
+            env PATH="/usr/bin:$PATH" RUSTC=/usr/bin/rustc RUSTC_BOOTSTRAP=1 \
+                /usr/bin/cargo "$1" --target "$target" -Zbuild-std=${BUILD_STD:-core} "${@:2}"
             ;;
         *) echo "FIRMWARE_TOOLCHAIN=$chosen is not rustup, nightly or debian" >&2; return 1 ;;
     esac

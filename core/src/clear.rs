@@ -198,9 +198,11 @@ impl<R: Reference> Clear<'_, R> {
                 });
             }
             Operand::Product(product) => product::evaluate(product, before, self.scratch, set),
-            Operand::Combine(combine) => combine::evaluate(combine, combine::held(combine, before), |element, value| {
-                set(element, value + i64::from(combine::constant(combine, element, self.scores)));
-            }),
+            Operand::Combine(combine) => {
+                combine::evaluate(combine, combine::held(combine, before), |element, value| {
+                    set(element, value + i64::from(combine::constant(combine, element, self.scores)));
+                })
+            }
         }
         Ok(())
     }
@@ -208,7 +210,11 @@ impl<R: Reference> Clear<'_, R> {
     fn respond(&mut self, gate: &Gate, element: u32, y: i64) -> Result<i64, ClearError> {
         let fits = |value: i64, bits: u8| {
             let limit = 1i64 << (bits - 1);
-            if (-limit..limit).contains(&value) { Ok(value) } else { Err(ClearError::Range { gate: gate.id, value, bits }) }
+            if (-limit..limit).contains(&value) {
+                Ok(value)
+            } else {
+                Err(ClearError::Range { gate: gate.id, value, bits })
+            }
         };
         let mut rounded = |opening: Opening| {
             let value = opening::round(opening, y, self.reference.offset(gate, element, opening.shift));

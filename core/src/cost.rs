@@ -9,8 +9,8 @@ use crate::device;
 use crate::prg::BLOCK_WORDS;
 use crate::server;
 use crate::session::{
-    DeviceMemory, FRAME_PAYLOAD, Infer, LinkProfile, Prepare, PreparedStock, Route, SESSION_BYTES, SlotStock, ToDevice, ToServer,
-    encoded_bytes, framed_bytes,
+    DeviceMemory, FRAME_PAYLOAD, Infer, LinkProfile, Prepare, PreparedStock, Route, SESSION_BYTES, SlotStock, ToDevice,
+    ToServer, encoded_bytes, framed_bytes,
 };
 use crate::spec::PoolSpec;
 
@@ -102,13 +102,8 @@ impl Cost {
     /// own request is not sent.
     #[must_use]
     pub fn then(&self, model: &Self) -> Self {
-        let infer = ToServer::Infer(Infer {
-            slot: Slot::Model(0),
-            counter: 0,
-            lambda: 0,
-            allowed: 0,
-            link: LinkProfile::UART,
-        });
+        let infer =
+            ToServer::Infer(Infer { slot: Slot::Model(0), counter: 0, lambda: 0, allowed: 0, link: LinkProfile::UART });
         let add = |a: &Traffic, b: &Traffic| Traffic {
             up: a.up + b.up,
             down: a.down + b.down,
@@ -252,8 +247,7 @@ impl Party for Count {
                 for head in 0..product.heads {
                     for row in 0..product.rows {
                         for view in [&product.left, &product.right] {
-                            cost.device_blocks_online +=
-                                blocks(u64::from(view.run(head, row)), u64::from(view.depth));
+                            cost.device_blocks_online += blocks(u64::from(view.run(head, row)), u64::from(view.depth));
                         }
                         let first = u64::from(gate.out.run(head, row));
                         cost.device_blocks_online += 2 * blocks(first, u64::from(product.width()));

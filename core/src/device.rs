@@ -161,7 +161,17 @@ impl Offline {
     pub fn advance(&mut self, work: &mut [u32], tx: &mut Outgoing<'_>) -> Result<Step, DeviceError> {
         while let Some(gate) = &self.gate {
             if gate.corrects_offline() {
-                let Flow::Complete = correct(gate, &self.keys, self.tile, &mut self.element, &mut self.ready, work, &mut self.packer, tx)? else {
+                let Flow::Complete = correct(
+                    gate,
+                    &self.keys,
+                    self.tile,
+                    &mut self.element,
+                    &mut self.ready,
+                    work,
+                    &mut self.packer,
+                    tx,
+                )?
+                else {
                     return Ok(Step::Flush);
                 };
             }
@@ -326,7 +336,13 @@ impl Online {
         step
     }
 
-    fn steps(&mut self, input: &[i16], work: &mut [u32], rx: &mut &[u8], tx: &mut Outgoing<'_>) -> Result<Step, DeviceError> {
+    fn steps(
+        &mut self,
+        input: &[i16],
+        work: &mut [u32],
+        rx: &mut &[u8],
+        tx: &mut Outgoing<'_>,
+    ) -> Result<Step, DeviceError> {
         loop {
             let Some(gate) = self.gate.take() else { return Ok(Step::Done) };
             let flow = match self.stage {
@@ -370,11 +386,8 @@ impl Online {
             _ => matches!(kind, MessageKind::Index | MessageKind::Reveal),
         };
         let messages = self.gate.as_ref().map(Gate::messages);
-        self.inbound = messages
-            .iter()
-            .flatten()
-            .find(|message| wanted(message.kind))
-            .map_or(0, |message| message.bytes());
+        self.inbound =
+            messages.iter().flatten().find(|message| wanted(message.kind)).map_or(0, |message| message.bytes());
     }
 
     /// Ends a message: its last frame goes.

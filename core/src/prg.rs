@@ -276,7 +276,9 @@ pub(crate) mod trace {
             self.element += words;
             LOG.with_borrow_mut(|log| {
                 match log.drawn.last_mut() {
-                    Some(last) if (last.key, last.id, last.first + last.words) == (key, id, first) => last.words += words,
+                    Some(last) if (last.key, last.id, last.first + last.words) == (key, id, first) => {
+                        last.words += words
+                    }
                     _ if log.on => log.drawn.push(Drawn { key, id, first, words, blocks: 0 }),
                     _ => {}
                 }
@@ -339,7 +341,12 @@ mod tests {
         let mut key = [0; 32];
         key.iter_mut().zip(0..).for_each(|(byte, value)| *byte = value);
         let nonce = [0, 0, 0, 9, 0, 0, 0, 0x4a, 0, 0, 0, 0];
-        let mut source = Stream { core: Core::new(&key.into(), &nonce.into()), block: [0; 16], next: 16, trace: trace::Trace::new(&StreamKey::from_bytes(key), StreamId::new(0, Purpose::Noise)) };
+        let mut source = Stream {
+            core: Core::new(&key.into(), &nonce.into()),
+            block: [0; 16],
+            next: 16,
+            trace: trace::Trace::new(&StreamKey::from_bytes(key), StreamId::new(0, Purpose::Noise)),
+        };
         assert_eq!(source.at(16), 0xe4e7_f110);
         assert_eq!(source.at(31), 0x4e3c_50a2);
     }

@@ -7,9 +7,7 @@ use core::fmt;
 
 use zeroize::Zeroize;
 
-use crate::circuit::{
-    CircuitError, Gate, Layout, Message, MessageKind, Operand, Program, Response, Slot, Wire,
-};
+use crate::circuit::{CircuitError, Gate, Layout, Message, MessageKind, Operand, Program, Response, Slot, Wire};
 use crate::clear::{Parameters, scratch_elements};
 use crate::error::BufferError;
 use crate::gate::{combine, linear, opening, product, requantise, table};
@@ -57,7 +55,9 @@ impl fmt::Display for ServerError {
             Self::Buffer(error) => error.fmt(f),
             Self::Turn => f.write_str("a message came out of turn"),
             Self::Length { expected, found } => write!(f, "a message has {found} bytes instead of {expected}"),
-            Self::NotOneHot => f.write_str("the router's answer is not one model: the device did not follow the protocol"),
+            Self::NotOneHot => {
+                f.write_str("the router's answer is not one model: the device did not follow the protocol")
+            }
         }
     }
 }
@@ -272,9 +272,11 @@ impl<'a> Server<'a> {
             Operand::Product(product) => product::evaluate(product, before, self.scratch, |element, value| {
                 set(element, value.wrapping_add(correlation(element)));
             }),
-            Operand::Combine(combine) => combine::evaluate(combine, combine::held(combine, before), |element, value| {
-                set(element, value.wrapping_add(combine::constant(combine, element, self.scores) as u32));
-            }),
+            Operand::Combine(combine) => {
+                combine::evaluate(combine, combine::held(combine, before), |element, value| {
+                    set(element, value.wrapping_add(combine::constant(combine, element, self.scores) as u32));
+                })
+            }
         }
     }
 

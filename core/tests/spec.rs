@@ -10,8 +10,8 @@ use secure_router_core::clear::scratch_elements;
 use secure_router_core::cost::{Cost, router_scores};
 use secure_router_core::session::LinkProfile;
 use secure_router_core::spec::{
-    MAX_CLASSES, MAX_COLUMNS, MAX_INDEX_BITS, MAX_INPUT, MAX_LAYERS, MAX_MODELS, MAX_SPEC_BYTES, MAX_TABLE_BITS,
-    MAX_LABELS, MAX_TOKENS, ModelSpec, NamedModel, Opening, Output, PoolSpec, RouterSpec, SPEC_VERSION, SpecError,
+    MAX_CLASSES, MAX_COLUMNS, MAX_INDEX_BITS, MAX_INPUT, MAX_LABELS, MAX_LAYERS, MAX_MODELS, MAX_SPEC_BYTES,
+    MAX_TABLE_BITS, MAX_TOKENS, ModelSpec, NamedModel, Opening, Output, PoolSpec, RouterSpec, SPEC_VERSION, SpecError,
 };
 use secure_router_core::{dealer, device, server};
 

@@ -38,7 +38,8 @@ pub fn parse(text: &str) -> Result<Board> {
 /// Where the firmware of a board is built to; `FIRMWARE_OUT` names another folder than `target`.
 #[must_use]
 pub fn firmware(board: Board) -> PathBuf {
-    let out = std::env::var_os("FIRMWARE_OUT").map_or_else(|| Path::new(TARGETS).join("../target/firmware"), PathBuf::from);
+    let out =
+        std::env::var_os("FIRMWARE_OUT").map_or_else(|| Path::new(TARGETS).join("../target/firmware"), PathBuf::from);
     out.join(board.name).join("device.elf")
 }
 
@@ -53,7 +54,11 @@ pub fn build(board: Board) -> Result<PathBuf> {
         .stdin(Stdio::null())
         .output()
         .with_context(|| format!("cannot run {}", script.display()))?;
-    ensure!(output.status.success(), "the firmware cannot be built:\n{}", String::from_utf8_lossy(&output.stderr).trim());
+    ensure!(
+        output.status.success(),
+        "the firmware cannot be built:\n{}",
+        String::from_utf8_lossy(&output.stderr).trim()
+    );
     Ok(firmware(board))
 }
 
@@ -147,7 +152,10 @@ impl Files {
         options.write(true).create(true).truncate(true);
         #[cfg(unix)]
         std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        options.open(self.0.join(name)).and_then(|mut file| file.write_all(bytes)).with_context(|| format!("cannot write {name}"))
+        options
+            .open(self.0.join(name))
+            .and_then(|mut file| file.write_all(bytes))
+            .with_context(|| format!("cannot write {name}"))
     }
 
     /// Starts the board, its line bridged to the server. `tap` sees every piece of bytes and may

@@ -77,7 +77,17 @@ impl CostOf {
         }
         println!(
             "{:<10} {:>8} {:>9} {:>9} {:>6} {:>9} {:>10} {:>12} {:>10} {:>9} {:>9}",
-            "program", "weights", "up B", "down B", "trips", "link ms", "offline B", "dealer B", "device B", "PRG off", "PRG on"
+            "program",
+            "weights",
+            "up B",
+            "down B",
+            "trips",
+            "link ms",
+            "offline B",
+            "dealer B",
+            "device B",
+            "PRG off",
+            "PRG on"
         );
         for row in &rows {
             println!(

@@ -45,7 +45,9 @@ enum Ask {
 enum Tell {
     Registered,
     /// The stock item follows as one message of this length.
-    Dealt { bytes: u64 },
+    Dealt {
+        bytes: u64,
+    },
     Refused(DealRefusal),
 }
 
@@ -95,7 +97,8 @@ impl Dealer {
     /// # Errors
     /// A blank key, or a store that cannot be opened.
     pub fn new(keys: DealerFile, store: &Path) -> Result<Self> {
-        let dealt = Database::create(store).with_context(|| format!("cannot open the dealer's store {}", store.display()))?;
+        let dealt =
+            Database::create(store).with_context(|| format!("cannot open the dealer's store {}", store.display()))?;
         let write = dealt.begin_write()?;
         write.open_table(DEALT)?;
         write.commit()?;
@@ -171,7 +174,13 @@ impl Dealer {
         }
     }
 
-    fn deal(&self, device: &PublicKey, fingerprint: &[u8; 32], slot: Slot, counter: u64) -> Result<Vec<u8>, DealRefusal> {
+    fn deal(
+        &self,
+        device: &PublicKey,
+        fingerprint: &[u8; 32],
+        slot: Slot,
+        counter: u64,
+    ) -> Result<Vec<u8>, DealRefusal> {
         let seeds = self.keys.seeds(device).ok_or(DealRefusal::UnknownDevice)?;
         let key = (device.0, *fingerprint, slot.code());
         let registered = self.registered.lock().ok().and_then(|all| all.get(&key).cloned());
@@ -218,7 +227,10 @@ fn registration(pool: &[u8], slot: Slot) -> Option<(Program, [u8; 32], usize, us
     Some((program, spec.fingerprint().ok()?, layout.weights as usize, layout.tables as usize))
 }
 
-fn say<S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin>(link: &mut Link<'_, S>, tell: &Tell) -> Result<(), LinkError> {
+fn say<S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin>(
+    link: &mut Link<'_, S>,
+    tell: &Tell,
+) -> Result<(), LinkError> {
     link.queue(CONTROL, &postcard::to_stdvec(tell).map_err(|_| LinkError::Frame)?)
 }
 

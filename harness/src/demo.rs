@@ -192,7 +192,12 @@ impl Demo {
         let records = directory.join("records");
 
         let (_dealer, dealer_address) = Process::listening(
-            party("deal").arg("--listen=127.0.0.1:0").arg("--keys").arg(dealer_keys).arg("--store").arg(directory.join("dealer.redb")),
+            party("deal")
+                .arg("--listen=127.0.0.1:0")
+                .arg("--keys")
+                .arg(dealer_keys)
+                .arg("--store")
+                .arg(directory.join("dealer.redb")),
         )?;
         let (_server, server_address) = Process::listening(
             party("serve")
@@ -207,7 +212,10 @@ impl Demo {
                 .arg("--records")
                 .arg(&records),
         )?;
-        eprintln!("dealer on {dealer_address}, server on {server_address}, {count} inputs to each of {} programs", slots.len());
+        eprintln!(
+            "dealer on {dealer_address}, server on {server_address}, {count} inputs to each of {} programs",
+            slots.len()
+        );
         let mut device = party("device");
         device.args(["--json", "--server", &server_address, "--keys"]).arg(device_keys);
         device.arg("--counters").arg(directory.join("counters")).arg("--inputs").arg(&self.inputs);
@@ -225,7 +233,8 @@ impl Demo {
         let bar = progress((count * slots.len()) as u64);
         let mut cases = Vec::with_capacity(count * slots.len());
         for line in lines.lines() {
-            let answer: Answer = serde_json::from_str(&line?).context("the device said something else than an answer")?;
+            let answer: Answer =
+                serde_json::from_str(&line?).context("the device said something else than an answer")?;
             cases.push(case(pool, examples, &scores, answer)?);
             bar.inc(1);
         }
@@ -237,15 +246,30 @@ impl Demo {
         Ok(cases)
     }
 
-    fn report(&self, pool: &Pool, slots: &[Slot], cases: &[Case], total: usize, count: usize, lambda: u16) -> Result<Report> {
-        let costs = slots.iter().map(|slot| Ok((*slot, Cost::of(&pool.spec, *slot, self.tile())?))).collect::<Result<Vec<_>>>()?;
+    fn report(
+        &self,
+        pool: &Pool,
+        slots: &[Slot],
+        cases: &[Case],
+        total: usize,
+        count: usize,
+        lambda: u16,
+    ) -> Result<Report> {
+        let costs = slots
+            .iter()
+            .map(|slot| Ok((*slot, Cost::of(&pool.spec, *slot, self.tile())?)))
+            .collect::<Result<Vec<_>>>()?;
         let cost = |slot: Slot| costs.iter().find(|(have, _)| *have == slot).map(|(_, cost)| *cost).unwrap_or_default();
-        let used = |case: &Case| if case.slot == case.model { cost(case.slot) } else { cost(case.slot).then(&cost(case.model)) };
+        let used = |case: &Case| {
+            if case.slot == case.model { cost(case.slot) } else { cost(case.slot).then(&cost(case.model)) }
+        };
         let whole_pool = costs.iter().map(|(_, cost)| cost.device_work_words).max().unwrap_or(0);
 
         let figures = |slot: Slot| -> Figures {
             let cases: Vec<&Case> = cases.iter().filter(|case| case.slot == slot).collect();
-            let mean = |value: &dyn Fn(&Case) -> f64| cases.iter().map(|case| value(case)).sum::<f64>() / cases.len().max(1) as f64;
+            let mean = |value: &dyn Fn(&Case) -> f64| {
+                cases.iter().map(|case| value(case)).sum::<f64>() / cases.len().max(1) as f64
+            };
             let latency = |link: &LinkProfile| {
                 mean(&|case| {
                     let bytes = case.answer.online.sent + case.answer.online.received;
@@ -355,10 +379,25 @@ fn count_trips(records: &Path, cases: &mut [Case]) -> Result<()> {
 }
 
 fn print(report: &Report) {
-    println!("{}: {} of {} test inputs, answered under the protocol\n", report.task, report.evaluated, report.test_examples);
+    println!(
+        "{}: {} of {} test inputs, answered under the protocol\n",
+        report.task, report.evaluated, report.test_examples
+    );
     println!(
         "{:<9} {:>8} {:>8} {:>7}  {:>8} {:>8} {:>6}  {:>8} {:>10}  {:>8} {:>8} {:>8} {:>8}",
-        "answer by", "accuracy", "in clear", "agree", "up B", "down B", "trips", "offl. B", "dealer B", "here ms", "uart ms", "ble ms", "lan ms"
+        "answer by",
+        "accuracy",
+        "in clear",
+        "agree",
+        "up B",
+        "down B",
+        "trips",
+        "offl. B",
+        "dealer B",
+        "here ms",
+        "uart ms",
+        "ble ms",
+        "lan ms"
     );
     let row = |name: &str, f: &Figures| {
         let link = |name| f.latency_links_ms.get(name).copied().unwrap_or(0.0);
@@ -384,7 +423,8 @@ fn print(report: &Report) {
     }
     if let Some(router) = &report.router {
         row("router", &router.model.figures);
-        let shares: Vec<_> = router.shares.iter().map(|(name, share)| format!("{name} {:.1}%", 100.0 * share)).collect();
+        let shares: Vec<_> =
+            router.shares.iter().map(|(name, share)| format!("{name} {:.1}%", 100.0 * share)).collect();
         println!(
             "\nthe router chose {}; as in the clear for {:.2}% of the inputs (lambda {}/256)",
             shares.join(", "),
@@ -401,7 +441,11 @@ fn print(report: &Report) {
         "per inference, means; link latencies are time on the link ({}) plus the computing measured here",
         LINKS
             .iter()
-            .map(|(name, link)| format!("{name} {} B/s, {} ms", link.bytes_per_second, f64::from(link.round_trip_us) / 1e3))
+            .map(|(name, link)| format!(
+                "{name} {} B/s, {} ms",
+                link.bytes_per_second,
+                f64::from(link.round_trip_us) / 1e3
+            ))
             .collect::<Vec<_>>()
             .join("; ")
     );

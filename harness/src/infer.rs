@@ -12,9 +12,7 @@ use secure_router::link::Moved;
 use secure_router::pool::{Examples, slot_name};
 use secure_router::provision::{self, DeviceFile, random};
 use secure_router_core::circuit::Slot;
-use secure_router_core::session::{
-    DeviceIdentity, DeviceMemory, DeviceSession, Event, LinkProfile, Request,
-};
+use secure_router_core::session::{DeviceIdentity, DeviceMemory, DeviceSession, Event, LinkProfile, Request};
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpStream;
 
@@ -305,7 +303,12 @@ impl Device {
         let directory = crate::demo::tempfile()?;
         let inputs: Vec<&[i16]> = chosen.iter().map(|(_, input)| *input).collect();
         let files = board::Files::write(directory.path(), &provision::read(keys)?, counters, &inputs)?;
-        let plan = board::Plan { programs: self.program.clone(), lambda: self.lambda, link: self.link, ..board::Plan::new(board) };
+        let plan = board::Plan {
+            programs: self.program.clone(),
+            lambda: self.lambda,
+            link: self.link,
+            ..board::Plan::new(board)
+        };
         let mut running = files.start_fresh(&plan, server)?;
 
         let mut names = Vec::new();

@@ -2,7 +2,6 @@
 //!
 //! The protocol itself is in [`secure_router_core`]; nothing here knows what a gate computes.
 
-
 pub mod board;
 pub mod dealer;
 pub mod device;

@@ -117,7 +117,8 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
 /// Binds, and says where on standard output, for people and for processes that wait for it.
 async fn listen(address: &str) -> Result<tokio::net::TcpListener> {
     use anyhow::Context;
-    let listener = tokio::net::TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
+    let listener =
+        tokio::net::TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
     println!("listening on {}", listener.local_addr()?);
     Ok(listener)
 }

@@ -38,12 +38,6 @@ pub(crate) struct Measure {
     /// Count only the smaller programs, for a quick look: names, all that fit by default.
     #[arg(long)]
     program: Vec<String>,
-    /// Fail if static RAM and peak stack together are more, in bytes; for one board.
-    #[arg(long)]
-    most_ram: Option<u32>,
-    /// Fail if flash is more, in bytes; for one board.
-    #[arg(long)]
-    most_flash: Option<u32>,
 }
 
 /// A span's kind: its phase, what was asked, and who answered.
@@ -54,6 +48,28 @@ enum Span {
     Route(Slot),
     /// A model's part.
     Answer(Slot, Slot),
+}
+
+fn check(all: &[Figures]) -> Result<()> {
+    let mut wrong = Vec::new();
+    for figures in all {
+        let name = figures.board.name;
+        let [one, other] = &figures.counts;
+        let mut same = BTreeSet::new();
+        for ((span, count), (other_span, other_count)) in one.iter().zip(other) {
+            if span == other_span && count == other_count {
+                same.insert(span.kind());
+            } else if span == other_span {
+                let message = "the instructions depend on the input or the keys";
+                wrong.push(format!("{name}: {message}: {count} and {other_count} for {span:?}"));
+            }
+        }
+        let every: BTreeSet<_> = one.iter().map(|(span, _)| span.kind()).collect();
+        for kind in every.difference(&same) {
+            wrong.push(format!("{name}: nothing to compare for {kind:?}, or nothing equal"));
+        }
+    }
+    if wrong.is_empty() { Ok(()) } else { bail!("{}", wrong.join("\n")) }
 }
 
 impl Span {
@@ -103,7 +119,12 @@ impl Measure {
         }
         let (server_keys, dealer_keys, _) = provision::paths(&keys, "");
         let mut dealer = party("deal");
-        dealer.arg("--listen=127.0.0.1:0").arg("--keys").arg(dealer_keys).arg("--store").arg(directory.join("dealer.redb"));
+        dealer
+            .arg("--listen=127.0.0.1:0")
+            .arg("--keys")
+            .arg(dealer_keys)
+            .arg("--store")
+            .arg(directory.join("dealer.redb"));
         let (_dealer, dealer) = Process::listening(&mut dealer)?;
         let mut server = party("serve");
         server.args(["--listen=127.0.0.1:0", "--dealer", &dealer, "--keys"]).arg(server_keys);
@@ -137,36 +158,7 @@ impl Measure {
             all.push(figures);
         }
         print(&all);
-        self.check(&all)
-    }
-
-    fn check(&self, all: &[Figures]) -> Result<()> {
-        let mut wrong = Vec::new();
-        for figures in all {
-            let name = figures.board.name;
-            let [one, other] = &figures.counts;
-            let mut same = BTreeSet::new();
-            for ((span, count), (other_span, other_count)) in one.iter().zip(other) {
-                if span == other_span && count == other_count {
-                    same.insert(span.kind());
-                } else if span == other_span {
-                    let message = "the instructions depend on the input or the keys";
-                    wrong.push(format!("{name}: {message}: {count} and {other_count} for {span:?}"));
-                }
-            }
-            let every: BTreeSet<_> = one.iter().map(|(span, _)| span.kind()).collect();
-            for kind in every.difference(&same) {
-                wrong.push(format!("{name}: nothing to compare for {kind:?}, or nothing equal"));
-            }
-            let ram = figures.sizes.ram + figures.stack as u32;
-            if let Some(most) = self.most_ram.filter(|most| ram > *most) {
-                wrong.push(format!("{name}: static RAM and stack take {ram} bytes, more than {most}"));
-            }
-            if let Some(most) = self.most_flash.filter(|most| figures.sizes.flash > *most) {
-                wrong.push(format!("{name}: flash takes {} bytes, more than {most}", figures.sizes.flash));
-            }
-        }
-        if wrong.is_empty() { Ok(()) } else { bail!("{}", wrong.join("\n")) }
+        check(&all)
     }
 }
 

@@ -126,9 +126,12 @@ impl Pool {
         let secrets = self.secrets(slot).context("the pool has no such program")?;
         let mut arena = vec![0; program.layout()?.arena as usize];
         let mut scratch = vec![0; clear::scratch_elements(&program)?];
-        let wire =
-            clear::run(&program, &secrets.parameters(), input, scores, &mut arena, &mut scratch, &mut Nearest)?;
-        arena.get(wire.at as usize..).and_then(|rest| rest.get(..wire.elements() as usize)).map(<[_]>::to_vec).context("no output")
+        let wire = clear::run(&program, &secrets.parameters(), input, scores, &mut arena, &mut scratch, &mut Nearest)?;
+        arena
+            .get(wire.at as usize..)
+            .and_then(|rest| rest.get(..wire.elements() as usize))
+            .map(<[_]>::to_vec)
+            .context("no output")
     }
 }
 
@@ -198,7 +201,8 @@ impl Examples {
                 bail!("an input has no values");
             }
             let values = tensor(&file, "inputs", Dtype::I8)?;
-            let inputs = values.chunks_exact(len).map(|row| row.iter().map(|v| i16::from(*v as i8)).collect()).collect();
+            let inputs =
+                values.chunks_exact(len).map(|row| row.iter().map(|v| i16::from(*v as i8)).collect()).collect();
             let labels: Vec<usize> = tensor(&file, "labels", Dtype::U8)?.iter().map(|b| usize::from(*b)).collect();
             if labels.len() != count {
                 bail!("{count} inputs, but {} labels", labels.len());

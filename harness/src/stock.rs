@@ -43,7 +43,14 @@ macro_rules! from_redb {
         }
     )*};
 }
-from_redb!(redb::DatabaseError, redb::TransactionError, redb::TableError, redb::StorageError, redb::CommitError, redb::SetDurabilityError);
+from_redb!(
+    redb::DatabaseError,
+    redb::TransactionError,
+    redb::TableError,
+    redb::StorageError,
+    redb::CommitError,
+    redb::SetDurabilityError
+);
 
 /// One inference's stock.
 #[derive(Clone, PartialEq, Eq)]
@@ -80,7 +87,13 @@ impl Store {
     ///
     /// # Errors
     /// [`StockError::Store`].
-    pub fn meet(&self, device: &PublicKey, slot: Slot, pool: &[u8; 32], device_next: u64) -> Result<SlotStock, StockError> {
+    pub fn meet(
+        &self,
+        device: &PublicKey,
+        slot: Slot,
+        pool: &[u8; 32],
+        device_next: u64,
+    ) -> Result<SlotStock, StockError> {
         let key = (device.0, slot.code());
         let write = self.database.begin_write()?;
         {
@@ -142,7 +155,14 @@ impl Store {
     ///
     /// # Errors
     /// [`StockError::Counter`] when `counter` is not the next.
-    pub fn put(&self, device: &PublicKey, slot: Slot, counter: u64, pool: &[u8; 32], item: &Item) -> Result<(), StockError> {
+    pub fn put(
+        &self,
+        device: &PublicKey,
+        slot: Slot,
+        counter: u64,
+        pool: &[u8; 32],
+        item: &Item,
+    ) -> Result<(), StockError> {
         let place = (device.0, slot.code(), counter);
         let mut bytes = Vec::with_capacity(4 + item.corrections.len() + item.correlations.len());
         bytes.extend_from_slice(&(item.corrections.len() as u32).to_le_bytes());
@@ -255,7 +275,10 @@ mod tests {
     fn stock_of_another_pool_or_behind_the_device_is_dropped() {
         let (_directory, store) = store();
         (0..4).for_each(|counter| prepare(&store, counter));
-        assert_eq!(store.meet(&DEVICE, SLOT, &POOL, 2).unwrap(), SlotStock { slot: SLOT, first: 2, fresh: 4, ready: 2 });
+        assert_eq!(
+            store.meet(&DEVICE, SLOT, &POOL, 2).unwrap(),
+            SlotStock { slot: SLOT, first: 2, fresh: 4, ready: 2 }
+        );
         assert!(matches!(store.spend(&DEVICE, SLOT, 2, &[9; 32]), Err(StockError::Empty)));
         assert_eq!(
             store.meet(&DEVICE, SLOT, &[9; 32], 2).unwrap(),

@@ -34,19 +34,15 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let mut memory = String::from("MEMORY\n{\n");
     for region in ["flash", "ram"] {
-        let (origin, length) = field(region)?
-            .split_once(' ')
-            .ok_or(format!("{name}: `{region}` is not ORIGIN LENGTH"))?;
+        let (origin, length) =
+            field(region)?.split_once(' ').ok_or(format!("{name}: `{region}` is not ORIGIN LENGTH"))?;
         let region = region.to_uppercase();
         writeln!(memory, "  {region} : ORIGIN = {origin}, LENGTH = {length}")?;
     }
     memory.push_str("}\n");
 
     let mut board = String::new();
-    writeln!(
-        board,
-        "/// The board's name.\npub const NAME: &str = {name:?};"
-    )?;
+    writeln!(board, "/// The board's name.\npub const NAME: &str = {name:?};")?;
     let work = env::var("FIRMWARE_WORK").or_else(|_| field("work").map(str::to_owned))?;
     let mut clock = field("clock")?;
     if env::var_os("CARGO_FEATURE_QEMU").is_some() {
@@ -55,35 +51,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     for (constant, kind, value, what) in [
         ("BASE", "usize", field("base")?, "Address of UART 0"),
         ("IRQ", "u16", field("irq")?, "Interrupt number of UART 0"),
-        (
-            "CLOCK",
-            "u32",
-            clock,
-            "Core clock in Hz once the UART is set up",
-        ),
-        (
-            "TILE",
-            "u16",
-            field("tile")?,
-            "Tokens of a linear gate that are masked at a time",
-        ),
-        (
-            "WORK_WORDS",
-            "usize",
-            &work,
-            "Words of the session's work space",
-        ),
-        (
-            "INPUT_VALUES",
-            "usize",
-            field("input")?,
-            "Most values of an input",
-        ),
+        ("CLOCK", "u32", clock, "Core clock in Hz once the UART is set up"),
+        ("TILE", "u16", field("tile")?, "Tokens of a linear gate that are masked at a time"),
+        ("WORK_WORDS", "usize", &work, "Words of the session's work space"),
+        ("RING", "usize", field("ring")?, "Received bytes that can wait while the firmware computes; a power of two"),
+        ("INPUT_VALUES", "usize", field("input")?, "Most values of an input"),
     ] {
-        writeln!(
-            board,
-            "/// {what}.\npub const {constant}: {kind} = {value};"
-        )?;
+        writeln!(board, "/// {what}.\npub const {constant}: {kind} = {value};")?;
     }
 
     let out = PathBuf::from(env::var("OUT_DIR")?);

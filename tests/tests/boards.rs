@@ -125,7 +125,10 @@ fn lines(running: &mut Running) -> Vec<Line> {
     std::iter::from_fn(|| running.next_line().unwrap()).collect()
 }
 
-fn answers(lines: &[Line]) -> Vec<(usize, Slot, Slot, usize, Vec<i32>)> {
+/// Input, what was asked, the model that answered, the class, the logits.
+type Answered = (usize, Slot, Slot, usize, Vec<i32>);
+
+fn answers(lines: &[Line]) -> Vec<Answered> {
     lines
         .iter()
         .filter_map(|line| match line {
@@ -165,7 +168,8 @@ fn the_whole_pool_answers_real_inputs(board: &str) {
     assert_eq!(answers(&lines).len(), bench.inputs.len() * programs);
     // Rounding is random in the protocol: a close call may go the other way.
     assert!(agreed + 2 >= bench.inputs.len() * programs, "only {agreed} answers as in the clear");
-    let routed: Vec<_> = answers(&lines).iter().filter(|answer| answer.1 == Slot::Router).map(|answer| answer.2).collect();
+    let routed: Vec<_> =
+        answers(&lines).iter().filter(|answer| answer.1 == Slot::Router).map(|answer| answer.2).collect();
     for slot in spec.slots() {
         let runs = routed.iter().filter(|model| **model == slot).count() + bench.inputs.len();
         assert_eq!(bench.counters()[usize::from(slot.code())], runs as u64);
@@ -259,7 +263,7 @@ impl Counters for Memory {
 
 /// What the firmware does, by the desktop's kernel: everything prepared on demand, every input to
 /// every program.
-fn desktop(bench: &Bench) -> (Transcript, Vec<(usize, Slot, Slot, usize, Vec<i32>)>) {
+fn desktop(bench: &Bench) -> (Transcript, Vec<Answered>) {
     let keys: provision::DeviceFile = provision::read(&bench.parties.path("device-board.json")).unwrap();
     let (secret, seeds) = (keys.secret().unwrap(), keys.seeds());
     let identity = DeviceIdentity { secret: &secret, server: keys.server(), seeds: &seeds };
@@ -358,6 +362,25 @@ fn other_randomness_is_noticed(board: &str) {
     assert_ne!(end.code, Some(0));
 }
 
+/// The example for firmware authors, over a link of this test's own.
+#[test]
+fn the_example_classifies() {
+    let bench = Bench::new("mps2-an386");
+    let keys: provision::DeviceFile = provision::read(&bench.parties.path("device-board.json")).unwrap();
+    let (secret, seeds) = (keys.secret().unwrap(), keys.seeds());
+    let identity = DeviceIdentity { secret: &secret, server: keys.server(), seeds: &seeds };
+    let mut memory = secure_router_example::Memory::EMPTY;
+    let mut flash = Memory::default();
+    for input in &bench.inputs {
+        let mut link = Recorded { stream: TcpStream::connect(bench.server()).unwrap(), transcript: Vec::new() };
+        let random = &mut provision::random();
+        let class =
+            secure_router_example::classify(&mut link, &mut flash, random, identity, &mut memory, input).unwrap();
+        assert!(class < usize::from(bench.pool.spec.classes));
+    }
+    assert_eq!(flash.0[0], 3);
+}
+
 // ---- bad lines, bad peers, power cuts
 
 #[derive(Clone, Copy, Debug)]
@@ -418,7 +441,8 @@ fn a_bad_line_ends_the_session_and_not_the_device(board: &str) {
     let mut burned = bench.counters_or_none();
     for (case, (way, at)) in cases.into_iter().enumerate() {
         // Every kind of fault in turn, each kind at several places.
-        for fault in [Fault::Flip, Fault::Drop, Fault::Duplicate, Fault::Silence].into_iter().skip(case % 2).step_by(2) {
+        for fault in [Fault::Flip, Fault::Drop, Fault::Duplicate, Fault::Silence].into_iter().skip(case % 2).step_by(2)
+        {
             let end = bench.tapped(with_fault(fault, way, at));
             let what = format!("{fault:?} at byte {at} {way:?}: {end:?}");
             assert!(end.code == LINE || end.code == SESSION, "{what}");
@@ -564,27 +588,32 @@ fn bad_files_are_named(board: &str) {
     let long = end(&|here| std::fs::write(here.join("inputs.bin"), [0xff; 2]).unwrap());
     assert_eq!(long.code, FILES);
     assert!(long.console.contains("do not fit"), "{}", long.console);
-    let other = end(&|here| std::fs::write(here.join("inputs.bin"), [8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]).unwrap());
+    let other = end(&|here| {
+        std::fs::write(here.join("inputs.bin"), [8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]).unwrap()
+    });
     assert_eq!(other.code, SESSION);
     assert!(other.console.contains("has 8 values, this pool takes 416"), "{}", other.console);
     assert_eq!(bench.counters(), [0; SLOTS]);
 }
 
-/// With work space for the small models only (`FIRMWARE_WORK=320`).
+/// With work space for the small models only (`FIRMWARE_WORK=480`).
 fn models_that_do_not_fit_are_named_and_the_rest_runs(board: &str) {
     let mut bench = Bench::new(board);
-    bench.plan.firmware = board::firmware(bench.plan.board).with_file_name("device-320.elf");
+    bench.plan.firmware = board::firmware(bench.plan.board).with_file_name("device-480.elf");
     let mut running = bench.files().start_fresh(&bench.plan, bench.server()).unwrap();
     let lines = lines(&mut running);
     let end = running.wait().unwrap();
     assert_eq!(end.code, Some(0), "{}", end.console);
-    let says = format!("{board}: large does not fit: the device workspace holds 320 elements, this pool needs ");
-    assert!(end.console.contains(&says), "{}", end.console);
+    for name in ["small", "large"] {
+        let says = format!("{board}: {name} does not fit: the device workspace holds 480 elements, this pool needs ");
+        assert!(end.console.contains(&says), "{}", end.console);
+    }
     let unfit: Vec<_> = lines.iter().filter(|line| matches!(line, Line::Unfit(_))).collect();
-    assert_eq!(unfit, [&Line::Unfit(Slot::Model(2))]);
+    assert_eq!(unfit, [&Line::Unfit(Slot::Model(1)), &Line::Unfit(Slot::Model(2))]);
+    // The router is told, and chooses among the rest.
     let answers = answers(&lines);
-    assert_eq!(answers.len(), 3 * bench.inputs.len());
-    assert!(answers.iter().all(|(_, _, model, ..)| *model != Slot::Model(2)));
+    assert_eq!(answers.len(), 2 * bench.inputs.len());
+    assert!(answers.iter().all(|(_, _, model, ..)| *model == NANO));
 
     bench.plan.programs = vec!["large".to_owned()];
     let end = bench.files().start_fresh(&bench.plan, bench.server()).unwrap().wait().unwrap();

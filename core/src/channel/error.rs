@@ -112,53 +112,42 @@ impl fmt::Display for ChannelError {
                  another protocol (version unknown), or the line is noisy; check address and baud rate",
                 found[0], found[1]
             ),
-            Self::WrongVersion { ours, theirs } => write!(
-                f,
-                "this side speaks protocol version {ours}, the peer version {theirs}; update the older side"
-            ),
-            Self::WrongKind { expected, found } => write!(
-                f,
-                "expected a peer of kind {expected:#04x}, found {found:#04x}; check which end dials which"
-            ),
-            Self::HandshakeLength { expected, found } => write!(
-                f,
-                "the handshake message must be {expected} bytes and announced {found}; reconnect"
-            ),
+            Self::WrongVersion { ours, theirs } => {
+                write!(f, "this side speaks protocol version {ours}, the peer version {theirs}; update the older side")
+            }
+            Self::WrongKind { expected, found } => {
+                write!(f, "expected a peer of kind {expected:#04x}, found {found:#04x}; check which end dials which")
+            }
+            Self::HandshakeLength { expected, found } => {
+                write!(f, "the handshake message must be {expected} bytes and announced {found}; reconnect")
+            }
             Self::HandshakeForged => f.write_str(
                 "the handshake did not authenticate; check that the responder's public key is the provisioned one",
             ),
             Self::WeakKey => f.write_str("a public key is of low order; provision a genuine key"),
             Self::BlankSecret => f.write_str("the stored secret key is blank; provision the key first"),
             Self::RandomFailed => f.write_str("the random source failed; do not connect until it works"),
-            Self::RandomStuck => {
-                f.write_str("the random source repeats itself; do not connect until it works")
+            Self::RandomStuck => f.write_str("the random source repeats itself; do not connect until it works"),
+            Self::FrameTooShort { needed, have } => {
+                write!(f, "a frame body must be at least {needed} bytes and announced {have}; reconnect")
             }
-            Self::FrameTooShort { needed, have } => write!(
-                f,
-                "a frame body must be at least {needed} bytes and announced {have}; reconnect"
-            ),
-            Self::FrameTooLarge { needed, have } => write!(
-                f,
-                "the frame needs {needed} bytes of receive buffer and there are {have}; lend a larger one"
-            ),
-            Self::PayloadTooLarge { needed, have } => write!(
-                f,
-                "the payload needs {needed} bytes of send buffer and {have} can be used; split it"
-            ),
-            Self::FrameForged => f.write_str(
-                "a frame did not authenticate (altered, lost, repeated or out of order); reconnect",
-            ),
+            Self::FrameTooLarge { needed, have } => {
+                write!(f, "the frame needs {needed} bytes of receive buffer and there are {have}; lend a larger one")
+            }
+            Self::PayloadTooLarge { needed, have } => {
+                write!(f, "the payload needs {needed} bytes of send buffer and {have} can be used; split it")
+            }
+            Self::FrameForged => {
+                f.write_str("a frame did not authenticate (altered, lost, repeated or out of order); reconnect")
+            }
             Self::Truncated => f.write_str("the peer stopped in the middle; reconnect"),
             Self::NonceExhausted => f.write_str("this channel's nonces are spent; reconnect for new keys"),
             Self::NotEstablished => f.write_str("the handshake is not finished; finish it before sending"),
-            Self::SendPending => {
-                f.write_str("the previous frame still waits; send all pending bytes first")
-            }
+            Self::SendPending => f.write_str("the previous frame still waits; send all pending bytes first"),
             Self::NothingToAccept => f.write_str("no initiator waits; accept only after its identity arrived"),
-            Self::BadCount { reported, offered } => write!(
-                f,
-                "{reported} bytes were reported where {offered} were offered; correct the driver"
-            ),
+            Self::BadCount { reported, offered } => {
+                write!(f, "{reported} bytes were reported where {offered} were offered; correct the driver")
+            }
         }
     }
 }

@@ -52,11 +52,7 @@ pub const fn frame_bytes(payload: usize) -> usize {
 #[must_use]
 pub const fn buffer_bytes(payload: usize) -> usize {
     let frame = frame_bytes(payload);
-    if frame < MIN_BUFFER_BYTES {
-        MIN_BUFFER_BYTES
-    } else {
-        frame
-    }
+    if frame < MIN_BUFFER_BYTES { MIN_BUFFER_BYTES } else { frame }
 }
 
 /// Which two parties a channel joins. Both ends must name the same link.
@@ -116,30 +112,17 @@ pub(crate) fn prologue(link: Link) -> [u8; 2 * PREAMBLE_BYTES] {
 }
 
 /// Checks the peer's preamble, in the order in which its fields explain each other.
-pub(crate) fn check_preamble(
-    found: [u8; PREAMBLE_BYTES],
-    link: Link,
-    sender: Role,
-) -> Result<(), ChannelError> {
+pub(crate) fn check_preamble(found: [u8; PREAMBLE_BYTES], link: Link, sender: Role) -> Result<(), ChannelError> {
     let [m0, m1, version, kind] = found;
     let [_, _, ours, expected] = preamble(link, sender);
     if [m0, m1] != MAGIC {
-        return Err(ChannelError::WrongMagic {
-            found: [m0, m1],
-            ours,
-        });
+        return Err(ChannelError::WrongMagic { found: [m0, m1], ours });
     }
     if version != ours {
-        return Err(ChannelError::WrongVersion {
-            ours,
-            theirs: version,
-        });
+        return Err(ChannelError::WrongVersion { ours, theirs: version });
     }
     if kind != expected {
-        return Err(ChannelError::WrongKind {
-            expected,
-            found: kind,
-        });
+        return Err(ChannelError::WrongKind { expected, found: kind });
     }
     Ok(())
 }

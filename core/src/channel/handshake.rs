@@ -63,10 +63,7 @@ impl Handshake {
     pub(crate) fn write(&mut self, out: &mut [u8]) -> Result<(), ChannelError> {
         let expected = self.role.message_bytes();
         if out.len() != expected {
-            return Err(ChannelError::HandshakeLength {
-                expected,
-                found: out.len(),
-            });
+            return Err(ChannelError::HandshakeLength { expected, found: out.len() });
         }
         if self.state.completed() || !self.state.is_write_turn() {
             return Err(ChannelError::NothingToAccept);
@@ -78,10 +75,7 @@ impl Handshake {
     pub(crate) fn read(&mut self, message: &[u8]) -> Result<(), ChannelError> {
         let expected = self.role.peer().message_bytes();
         if message.len() != expected {
-            return Err(ChannelError::HandshakeLength {
-                expected,
-                found: message.len(),
-            });
+            return Err(ChannelError::HandshakeLength { expected, found: message.len() });
         }
         if self.state.completed() || self.state.is_write_turn() {
             return Err(ChannelError::HandshakeForged);
@@ -101,14 +95,8 @@ impl Handshake {
         }
         let (to_responder, to_initiator) = self.state.get_ciphers();
         Ok(match self.role {
-            Role::Initiator => TransportKeys {
-                seal: to_responder,
-                open: to_initiator,
-            },
-            Role::Responder => TransportKeys {
-                seal: to_initiator,
-                open: to_responder,
-            },
+            Role::Initiator => TransportKeys { seal: to_responder, open: to_initiator },
+            Role::Responder => TransportKeys { seal: to_initiator, open: to_responder },
         })
     }
 }
@@ -135,25 +123,16 @@ impl TransportKeys {
         // A transport message of Noise has no associated data, and the length needs none: the tag covers exactly
         // the bytes that the length announced, so another length is another, unauthentic, message.
         let sealed = self.seal.encrypt_ad_in_place(&[], body, plaintext);
-        if sealed == body.len() {
-            Ok(())
-        } else {
-            Err(ChannelError::FrameForged)
-        }
+        if sealed == body.len() { Ok(()) } else { Err(ChannelError::FrameForged) }
     }
 
     /// Opens a body in place; returns its frame kind and the length of the payload that follows it.
     pub(crate) fn open(&mut self, body: &mut [u8]) -> Result<(u8, usize), ChannelError> {
         spend(&self.open)?;
         let length = body.len();
-        let plaintext = self
-            .open
-            .decrypt_ad_in_place(&[], body, length)
-            .map_err(|()| ChannelError::FrameForged)?;
+        let plaintext = self.open.decrypt_ad_in_place(&[], body, length).map_err(|()| ChannelError::FrameForged)?;
         let kind = *body.first().ok_or(ChannelError::FrameForged)?;
-        let payload = plaintext
-            .checked_sub(KIND_BYTES)
-            .ok_or(ChannelError::FrameForged)?;
+        let payload = plaintext.checked_sub(KIND_BYTES).ok_or(ChannelError::FrameForged)?;
         Ok((kind, payload))
     }
 
@@ -170,9 +149,5 @@ impl TransportKeys {
 
 /// Refuses the last counter, which Noise reserves and `noise-protocol` would use once before it panics.
 fn spend(state: &CipherState<ChaChaPoly>) -> Result<(), ChannelError> {
-    if state.get_next_n() == u64::MAX {
-        Err(ChannelError::NonceExhausted)
-    } else {
-        Ok(())
-    }
+    if state.get_next_n() == u64::MAX { Err(ChannelError::NonceExhausted) } else { Ok(()) }
 }

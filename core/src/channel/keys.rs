@@ -23,11 +23,7 @@ impl StaticSecret {
     pub fn from_bytes(bytes: &[u8; 32]) -> Result<Self, ChannelError> {
         let mut secret = Secret::zero();
         secret.bytes_mut().copy_from_slice(bytes);
-        if secret.repeats() {
-            Err(ChannelError::BlankSecret)
-        } else {
-            Ok(Self(secret))
-        }
+        if secret.repeats() { Err(ChannelError::BlankSecret) } else { Ok(Self(secret)) }
     }
 
     /// The bytes to store when provisioning. Whoever holds them can pose as this party.

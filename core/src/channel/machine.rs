@@ -5,8 +5,8 @@ use zeroize::Zeroize;
 
 use super::error::ChannelError;
 use super::frame::{
-    self, FRAME_OVERHEAD, KIND_BYTES, LENGTH_BYTES, Link, MAX_FRAME_BYTES, MIN_BODY_BYTES,
-    MIN_BUFFER_BYTES, PAYLOAD_OFFSET, PREAMBLE_BYTES, Role,
+    self, FRAME_OVERHEAD, KIND_BYTES, LENGTH_BYTES, Link, MAX_FRAME_BYTES, MIN_BODY_BYTES, MIN_BUFFER_BYTES,
+    PAYLOAD_OFFSET, PREAMBLE_BYTES, Role,
 };
 use super::handshake::{Handshake, TransportKeys};
 use super::keys::{PublicKey, StaticSecret};
@@ -114,17 +114,14 @@ impl Receiving<'_> {
     }
 
     fn body(&mut self, len: usize) -> &mut [u8] {
-        self.buffer
-            .get_mut(LENGTH_BYTES..LENGTH_BYTES.saturating_add(len))
-            .unwrap_or_default()
+        self.buffer.get_mut(LENGTH_BYTES..LENGTH_BYTES.saturating_add(len)).unwrap_or_default()
     }
 
     fn payload(&self) -> &[u8] {
         match self.stage {
-            Stage::Payload { len } => self
-                .buffer
-                .get(PAYLOAD_OFFSET..PAYLOAD_OFFSET.saturating_add(len))
-                .unwrap_or_default(),
+            Stage::Payload { len } => {
+                self.buffer.get(PAYLOAD_OFFSET..PAYLOAD_OFFSET.saturating_add(len)).unwrap_or_default()
+            }
             _ => &[],
         }
     }
@@ -193,12 +190,7 @@ impl Sending<'_> {
     }
 
     /// Seals the first `len` bytes of the room as one frame.
-    fn put_frame(
-        &mut self,
-        kind: u8,
-        len: usize,
-        keys: &mut TransportKeys,
-    ) -> Result<(), ChannelError> {
+    fn put_frame(&mut self, kind: u8, len: usize, keys: &mut TransportKeys) -> Result<(), ChannelError> {
         let needed = frame::frame_bytes(len);
         let have = self.usable();
         let large = ChannelError::PayloadTooLarge { needed, have };
@@ -251,28 +243,14 @@ impl<'b> Channel<'b> {
         Ok(Self::start(link, Role::Responder, handshake, rx, tx))
     }
 
-    fn start(
-        link: Link,
-        role: Role,
-        handshake: Handshake,
-        rx: &'b mut [u8],
-        tx: &'b mut [u8],
-    ) -> Self {
+    fn start(link: Link, role: Role, handshake: Handshake, rx: &'b mut [u8], tx: &'b mut [u8]) -> Self {
         Self {
             link,
             role,
             phase: Phase::Handshaking(handshake),
             peer: None,
-            rx: Receiving {
-                buffer: rx,
-                stage: Stage::Preamble,
-                filled: 0,
-            },
-            tx: Sending {
-                buffer: tx,
-                sent: 0,
-                total: 0,
-            },
+            rx: Receiving { buffer: rx, stage: Stage::Preamble, filled: 0 },
+            tx: Sending { buffer: tx, sent: 0, total: 0 },
         }
     }
 
@@ -328,9 +306,7 @@ impl<'b> Channel<'b> {
     pub fn end_of_input(&mut self) -> Result<(), ChannelError> {
         let outcome = match (&self.phase, self.rx.stage, self.rx.filled) {
             (Phase::Closed, ..) => Err(ChannelError::Closed),
-            (Phase::Open(_), Stage::Length, 0) | (Phase::Open(_), Stage::Payload { .. }, _) => {
-                Ok(())
-            }
+            (Phase::Open(_), Stage::Length, 0) | (Phase::Open(_), Stage::Payload { .. }, _) => Ok(()),
             _ => Err(ChannelError::Truncated),
         };
         self.close();
@@ -346,21 +322,13 @@ impl<'b> Channel<'b> {
         }
         match self.rx.stage {
             Stage::Preamble => {
-                let found = self
-                    .rx
-                    .buffer
-                    .first_chunk()
-                    .ok_or(ChannelError::Truncated)?;
+                let found = self.rx.buffer.first_chunk().ok_or(ChannelError::Truncated)?;
                 frame::check_preamble(*found, self.link, self.role.peer())?;
                 self.rx.enter(Stage::Length);
                 Ok(Event::NeedMore)
             }
             Stage::Length => {
-                let field = self
-                    .rx
-                    .buffer
-                    .first_chunk()
-                    .ok_or(ChannelError::Truncated)?;
+                let field = self.rx.buffer.first_chunk().ok_or(ChannelError::Truncated)?;
                 let len = usize::from(u16::from_le_bytes(*field));
                 self.check_length(len)?;
                 self.rx.enter(Stage::Body { len });
@@ -376,16 +344,10 @@ impl<'b> Channel<'b> {
         if let Phase::Handshaking(_) = self.phase {
             let expected = self.role.peer().message_bytes();
             if len != expected {
-                return Err(ChannelError::HandshakeLength {
-                    expected,
-                    found: len,
-                });
+                return Err(ChannelError::HandshakeLength { expected, found: len });
             }
         } else if len < MIN_BODY_BYTES {
-            return Err(ChannelError::FrameTooShort {
-                needed: MIN_BODY_BYTES,
-                have: len,
-            });
+            return Err(ChannelError::FrameTooShort { needed: MIN_BODY_BYTES, have: len });
         }
         let (needed, have) = (LENGTH_BYTES.saturating_add(len), self.rx.buffer.len());
         if needed > have {
@@ -444,8 +406,7 @@ impl<'b> Channel<'b> {
             return Err(ChannelError::NothingToAccept);
         };
         let preamble = frame::preamble(self.link, self.role);
-        self.tx
-            .put_handshake(preamble, self.role.message_bytes(), handshake)?;
+        self.tx.put_handshake(preamble, self.role.message_bytes(), handshake)?;
         if self.role == Role::Responder {
             let keys = handshake.split()?;
             self.phase = Phase::Open(keys);
@@ -593,10 +554,7 @@ impl core::fmt::Debug for Channel<'_> {
 fn check_buffers(rx: &[u8], tx: &[u8]) -> Result<(), ChannelError> {
     let have = rx.len().min(tx.len());
     if have < MIN_BUFFER_BYTES {
-        return Err(ChannelError::BufferTooSmall {
-            needed: MIN_BUFFER_BYTES,
-            have,
-        });
+        return Err(ChannelError::BufferTooSmall { needed: MIN_BUFFER_BYTES, have });
     }
     Ok(())
 }

@@ -101,8 +101,8 @@ mod tests;
 
 pub use error::ChannelError;
 pub use frame::{
-    FRAME_OVERHEAD, HANDSHAKE_INITIATOR_BYTES, HANDSHAKE_RESPONDER_BYTES, Link, MAX_PAYLOAD_BYTES,
-    MIN_BUFFER_BYTES, PROTOCOL_VERSION, buffer_bytes, frame_bytes,
+    FRAME_OVERHEAD, HANDSHAKE_INITIATOR_BYTES, HANDSHAKE_RESPONDER_BYTES, Link, MAX_PAYLOAD_BYTES, MIN_BUFFER_BYTES,
+    PROTOCOL_VERSION, buffer_bytes, frame_bytes,
 };
 pub use keys::{PublicKey, StaticSecret};
 pub use machine::{Channel, Event};

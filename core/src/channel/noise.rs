@@ -87,37 +87,21 @@ impl Cipher for ChaChaPoly {
     }
 
     /// Returns 0, with the buffer wiped, where the trait would panic.
-    fn encrypt_in_place(
-        key: &Self::Key,
-        nonce: u64,
-        ad: &[u8],
-        in_out: &mut [u8],
-        plaintext_len: usize,
-    ) -> usize {
-        let sealed = in_out
-            .split_at_mut_checked(plaintext_len)
-            .and_then(|(body, rest)| {
-                let slot = rest.get_mut(..TAG_BYTES)?;
-                let cipher = ChaCha20Poly1305::new(key.bytes().into());
-                let tag = cipher
-                    .encrypt_inout_detached(&nonce_of(nonce), ad, body.into())
-                    .ok()?;
-                slot.copy_from_slice(&tag);
-                Some(plaintext_len + TAG_BYTES)
-            });
+    fn encrypt_in_place(key: &Self::Key, nonce: u64, ad: &[u8], in_out: &mut [u8], plaintext_len: usize) -> usize {
+        let sealed = in_out.split_at_mut_checked(plaintext_len).and_then(|(body, rest)| {
+            let slot = rest.get_mut(..TAG_BYTES)?;
+            let cipher = ChaCha20Poly1305::new(key.bytes().into());
+            let tag = cipher.encrypt_inout_detached(&nonce_of(nonce), ad, body.into()).ok()?;
+            slot.copy_from_slice(&tag);
+            Some(plaintext_len + TAG_BYTES)
+        });
         sealed.unwrap_or_else(|| {
             in_out.zeroize();
             0
         })
     }
 
-    fn decrypt(
-        key: &Self::Key,
-        nonce: u64,
-        ad: &[u8],
-        ciphertext: &[u8],
-        out: &mut [u8],
-    ) -> Result<(), ()> {
+    fn decrypt(key: &Self::Key, nonce: u64, ad: &[u8], ciphertext: &[u8], out: &mut [u8]) -> Result<(), ()> {
         let (body, tag) = ciphertext.split_last_chunk::<TAG_BYTES>().ok_or(())?;
         if body.len() != out.len() {
             return Err(());

@@ -32,25 +32,18 @@ impl Secret<32> {
     /// Draws a secret and refuses the output of a source that failed or stands still.
     pub(crate) fn draw<R: TryCryptoRng + ?Sized>(rng: &mut R) -> Result<Self, ChannelError> {
         let mut secret = Self::zero();
-        rng.try_fill_bytes(&mut secret.0)
-            .map_err(|_| ChannelError::RandomFailed)?;
-        if secret.repeats() {
-            Err(ChannelError::RandomStuck)
-        } else {
-            Ok(secret)
-        }
+        rng.try_fill_bytes(&mut secret.0).map_err(|_| ChannelError::RandomFailed)?;
+        if secret.repeats() { Err(ChannelError::RandomStuck) } else { Ok(secret) }
     }
 
     /// Whether the bytes repeat with a period of 1, 2, 4 or 8: a source stuck at a byte or at a machine word, or
     /// blank flash. An honest draw does so with probability 2^-192.
     pub(crate) fn repeats(&self) -> bool {
         let (words, _) = self.0.as_chunks::<8>();
-        let same = words
-            .windows(2)
-            .fold(Choice::from(1), |same, pair| match pair {
-                [a, b] => same & a.as_slice().ct_eq(b.as_slice()),
-                _ => same,
-            });
+        let same = words.windows(2).fold(Choice::from(1), |same, pair| match pair {
+            [a, b] => same & a.as_slice().ct_eq(b.as_slice()),
+            _ => same,
+        });
         same.into()
     }
 }

@@ -132,13 +132,7 @@ pub fn device_masks<'w>(
 }
 
 /// The server masks its weights for the dealer: `F = W - B`, in the order of the weights.
-pub fn mask_weights(
-    gate: u16,
-    linear: &Linear,
-    key: &crate::keys::StreamKey,
-    weights: &[i16],
-    masked: &mut [u32],
-) {
+pub fn mask_weights(gate: u16, linear: &Linear, key: &crate::keys::StreamKey, weights: &[i16], masked: &mut [u32]) {
     let mut at = linear.weights_at as usize;
     for (index, term) in (0u16..).zip(&linear.terms) {
         let count = usize::from(term.columns()) * usize::from(linear.outputs);

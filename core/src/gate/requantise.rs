@@ -27,10 +27,7 @@ pub const fn key_bit(opening: Opening, index: u32) -> u32 {
 pub fn dealer_entry(opening: Opening, sigma: u32, bit: u32, wire_mask: u32) -> u32 {
     let n = opening.index_bits;
     let wrapped = key_bit(opening, sigma) & (1 ^ bit);
-    wire_mask
-        .wrapping_sub(1 << (n - 2))
-        .wrapping_sub(sigma)
-        .wrapping_add(((u64::from(wrapped)) << n) as u32)
+    wire_mask.wrapping_sub(1 << (n - 2)).wrapping_sub(sigma).wrapping_add(((u64::from(wrapped)) << n) as u32)
 }
 
 /// The server's new share, from its index, its entry and the device's pad.

@@ -20,8 +20,8 @@ use crate::spec::{PoolSpec, SpecError};
 
 use super::counters::{CounterError, Counters, MAX_COUNTER_SKIP};
 use super::message::{
-    Control, FRAME_CONTROL, FRAME_DATA, FRAME_PAYLOAD, Hello, Infer, LinkProfile, Prepare, PreparedStock, Refusal, Route,
-    SlotStock, ToDevice, ToServer,
+    Control, FRAME_CONTROL, FRAME_DATA, FRAME_PAYLOAD, Hello, Infer, LinkProfile, Prepare, PreparedStock, Refusal,
+    Route, SlotStock, ToDevice, ToServer,
 };
 
 /// Bytes of session state, without the lent buffers; for memory budgets.
@@ -206,9 +206,21 @@ enum State {
     Greeting,
     AwaitWelcome,
     Idle,
-    Preparing { slot: Slot, counter: u64, announced: bool, offline: Offline },
-    AwaitPrepared { slot: Slot, counter: u64 },
-    Inferring { announce: Option<Infer>, router: bool, online: Online },
+    Preparing {
+        slot: Slot,
+        counter: u64,
+        announced: bool,
+        offline: Offline,
+    },
+    AwaitPrepared {
+        slot: Slot,
+        counter: u64,
+    },
+    Inferring {
+        announce: Option<Infer>,
+        router: bool,
+        online: Online,
+    },
     AwaitRoute,
     Closed,
 }
@@ -341,13 +353,8 @@ impl<'b, C: Counters> DeviceSession<'b, C> {
         if stock.ready == 0 {
             return Err(SessionError::StockEmpty(slot));
         }
-        let announce = Infer {
-            slot,
-            counter: stock.first,
-            lambda: request.lambda,
-            allowed: self.allowed(),
-            link: request.link,
-        };
+        let announce =
+            Infer { slot, counter: stock.first, lambda: request.lambda, allowed: self.allowed(), link: request.link };
         if slot == Slot::Router && announce.allowed == 0 {
             // No model could follow: the router's stock would be spent for nothing.
             self.fits(Slot::Model(0))?;
@@ -395,11 +402,13 @@ impl<'b, C: Counters> DeviceSession<'b, C> {
     pub fn class(&self) -> Option<usize> {
         // Branches on the answer are the device's own affair, but cost nothing to avoid in time
         // that the link could show: the answer is the last message.
-        self.logits().enumerate().fold(None, |best, (class, logit)| match best {
-            Some((_, largest)) if largest >= logit => best,
-            _ => Some((class, logit)),
-        })
-        .map(|(class, _)| class)
+        self.logits()
+            .enumerate()
+            .fold(None, |best, (class, logit)| match best {
+                Some((_, largest)) if largest >= logit => best,
+                _ => Some((class, logit)),
+            })
+            .map(|(class, _)| class)
     }
 
     /// Whether the session is closed.

@@ -1,6 +1,6 @@
 //! A world in one thread: clock, tasks, links, flash, stores and chance, all from one seed.
 //!
-//! Nothing here computes a gate or speaks the protocol; [`super::parties`] does, with the kernel's own code.
+//! Nothing here computes a gate or speaks the protocol; `parties.rs` does, with the kernel's own code.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
@@ -299,6 +299,11 @@ impl World {
         self.alarms.borrow_mut().insert(at);
     }
 
+    /// Whether the device lost its power while it wrote.
+    pub fn flash_cut(&self) -> bool {
+        self.flash.borrow().cut
+    }
+
     pub fn count(&self, what: impl Into<String>) {
         *self.tally.borrow_mut().entry(what.into()).or_default() += 1;
     }
@@ -412,7 +417,7 @@ impl Tasks {
                 for owner in fallen {
                     self.fell(world, owner);
                     if owner == Owner::Device {
-                        return Pause::PowerCut;
+                        return if device_done { Pause::Done } else { Pause::PowerCut };
                     }
                     restart(owner);
                     index = 0;
@@ -451,9 +456,9 @@ impl Tasks {
         self.0.append(&mut world.spawned.borrow_mut().0);
     }
 
-    /// Ends all tasks of one party, in an orderly way: links are closed.
-    pub fn stop(&mut self, owner: Owner) {
-        self.0.retain(|(have, _)| *have != owner);
+    /// Tasks of one party.
+    pub fn of(&self, owner: Owner) -> usize {
+        self.0.iter().filter(|(have, _)| *have == owner).count()
     }
 }
 
@@ -639,9 +644,9 @@ impl Store {
     }
 
     fn stock(&self, slot: Slot) -> SlotStock {
-        let (spent, fresh) = self.live.counters.get(&slot.code()).copied().unwrap_or((0, 0));
+        let (_, fresh) = self.live.counters.get(&slot.code()).copied().unwrap_or((0, 0));
         let mut stock = SlotStock { slot, first: fresh, fresh, ready: 0 };
-        for (_, counter) in self.live.items.range((slot.code(), spent)..=(slot.code(), u64::MAX)).map(|(key, _)| key) {
+        for (_, counter) in self.live.items.range((slot.code(), 0)..=(slot.code(), u64::MAX)).map(|(key, _)| key) {
             if stock.ready == 0 {
                 stock.first = *counter;
             } else if *counter != stock.first + u64::from(stock.ready) {
@@ -746,6 +751,7 @@ pub struct Watch {
     corrections: BTreeMap<(u8, u64), Vec<u8>>,
     /// Masked inputs that reached the server, whole or in part.
     inputs: BTreeMap<(u8, u64), Vec<u8>>,
+    rolled_back: bool,
     pub last_burned: Option<(Slot, u64)>,
 }
 
@@ -755,9 +761,12 @@ impl Watch {
         self.last_burned = Some((slot, counter));
     }
 
-    /// The device's memory was put back: it may burn again what the server never heard of.
+    /// The device's memory was put back. It may burn again what the server has no record of: a counter whose input
+    /// went out, and whose spending could not be stored.
     pub fn rolled_back(&mut self) {
+        self.rolled_back = true;
         self.burned.clear();
+        self.inputs.retain(|key, _| self.spent.contains(key));
     }
 
     fn spent(&mut self, slot: Slot, counter: u64) {
@@ -774,7 +783,10 @@ impl Watch {
     }
 
     /// `bytes` of the masked input under this counter reached the server, from `at` on.
-    pub fn input(&mut self, slot: Slot, counter: u64, at: usize, bytes: &[u8]) {
+    pub fn input(&mut self, slot: Slot, counter: u64, at: usize, bytes: &[u8], spent: bool) {
+        if self.rolled_back && !spent {
+            return;
+        }
         let known = self.inputs.entry((slot.code(), counter)).or_default();
         for (place, byte) in (at..).zip(bytes) {
             match known.get(place) {

@@ -4,6 +4,7 @@
 
 use crate::data::{Dataset, folds};
 use crate::feature::{Features, real};
+use crate::frontier::Case;
 use crate::integer::{Integers, integers};
 use crate::nn::Mode;
 use crate::nn::loss::argmax;
@@ -11,7 +12,7 @@ use crate::nn::model::Model;
 use crate::pool::Pool;
 use crate::reference::{Interpreter, Watch};
 use crate::rng::Rng;
-use crate::router::{Case, Router};
+use crate::router::Router;
 use crate::task::Task;
 use crate::train::{Labelled, Recipe, predict, train};
 use anyhow::{Context, Result};

@@ -1,15 +1,15 @@
 //! Measures a finished pool on the test file, once, with the integer reference.
 
 use crate::data::{TestSet, read_test};
+use crate::frontier::{Case, Prices, accuracy, mixture, operate, oracle};
 use crate::nn::loss::argmax;
 use crate::pool::Pool;
 use crate::reference::{Interpreter, Stochastic};
 use crate::rng::Rng;
-use crate::router::Prices;
 use anyhow::{Context, Result, ensure};
 use rayon::prelude::*;
-use secure_router_core::circuit::Program;
 use secure_router_core::clear::{Nearest, Reference};
+use secure_router_core::session::LinkProfile;
 use std::path::Path;
 
 /// Inputs that one interpreter runs before it is made anew, for another thread.
@@ -29,75 +29,88 @@ pub(crate) fn run(pool_file: &Path, test_file: &Path) -> Result<()> {
     );
     let lambda = about.get("lambda").context("the pool file names no lambda")?;
     let lambda: u16 = lambda.parse().context("lambda is not a number of 16 bits")?;
-    let prices = Prices::of(&pool.spec)?;
-    let scores = prices.scores(lambda)?;
-    let named = pool.named()?;
     println!("lambda {lambda}/256, {} test examples", test.labels.len());
-    for rounding in ["nearest", "stochastic"] {
-        println!("rounding: {rounding}");
-        let answers = named
-            .iter()
-            .zip(&pool.programs)
-            .map(|((_, program), integers)| {
-                let parts = test.inputs.par_chunks(CHUNK * test.input_len).enumerate().map(|(part, inputs)| {
-                    let mut interpreter = Interpreter::new(*program, integers)?;
-                    let inputs = inputs.chunks_exact(test.input_len);
-                    if rounding == "nearest" {
-                        return Ok(answers(&mut interpreter, inputs, &scores, &mut Nearest));
-                    }
-                    let mut reference = Stochastic(Rng::new(part as u64, "evaluate"));
-                    Ok(answers(&mut interpreter, inputs, &scores, &mut reference))
-                });
-                Ok(parts.collect::<Result<Vec<_>>>()?.concat())
-            })
-            .collect::<Result<Vec<Vec<Option<usize>>>>>()?;
-        let (chosen, models) = answers.split_last().context("empty pool")?;
-        for ((name, program), (answers, bytes)) in named.iter().zip(models.iter().zip(&prices.bytes)) {
-            let Program::Model { .. } = program else {
-                continue;
-            };
-            let right = hits(answers, &test);
-            let out_of_range = answers.iter().filter(|a| a.is_none()).count();
+    for rounding in [Rounding::Nearest, Rounding::Stochastic] {
+        println!("rounding: {rounding:?}");
+        let (cases, out_of_range) = cases(&pool, &test, rounding)?;
+        for (link, profile) in LINKS {
+            let prices = Prices::of(&pool.spec, profile)?;
+            if link == LINKS[0].0 {
+                for (m, model) in pool.spec.models.iter().enumerate() {
+                    let (share, bytes) = (100.0 * accuracy(&cases, m), prices.bytes[m]);
+                    println!("  {}: {share:.2} %, {} out of range, {bytes} bytes", model.name, out_of_range[m]);
+                }
+                let failed = cases.iter().filter(|c| !c.in_range).count();
+                println!("  router: {failed} out of range, {} bytes", prices.router_bytes);
+            }
+            let routed = operate(&cases, &prices, lambda)?;
+            let (blind, knowing) = (mixture(&cases, &prices, routed.time), oracle(&cases, &prices, routed.time));
+            let shares: Vec<String> = routed.shares.iter().map(|s| format!("{:.1} %", 100.0 * s)).collect();
             println!(
-                "  {name}: {right} of {} right ({:.2} %), {out_of_range} out of range, {bytes} bytes online",
-                test.labels.len(),
-                percent(right, &test)
+                "  {link}: routed {:.2} % in {:.0} ms, {:.2} times faster than the largest, shares {}; \
+                 at this cost a blind mixture {:.2} %, an oracle {:.2} %",
+                100.0 * routed.accuracy,
+                routed.time / 1e3,
+                prices.dearest() / routed.time,
+                shares.join(" / "),
+                100.0 * blind,
+                100.0 * knowing
             );
         }
-        let routed: Vec<Option<usize>> = chosen.iter().enumerate().map(|(i, m)| m.and_then(|m| models[m][i])).collect();
-        let spent: u64 = chosen.iter().flatten().map(|&m| prices.routed[m]).sum();
-        let time = spent as f64 / test.labels.len() as f64;
-        let shares: Vec<String> = (0..models.len())
-            .map(|m| format!("{:.1} %", percent(chosen.iter().filter(|c| **c == Some(m)).count(), &test)))
-            .collect();
-        let right = hits(&routed, &test);
-        println!(
-            "  routed: {right} of {} right ({:.2} %) in {:.0} ms ({:.1} % of the largest), shares {}, router {} bytes",
-            test.labels.len(),
-            percent(right, &test),
-            time / 1e3,
-            100.0 * time / prices.dearest(),
-            shares.join(" / "),
-            prices.router_bytes
-        );
     }
     Ok(())
 }
 
-/// The class (or the chosen model) per example; `None` where a value left its range.
-fn answers<'i>(
-    interpreter: &mut Interpreter,
-    inputs: impl Iterator<Item = &'i [i8]>,
-    scores: &[i32],
+const LINKS: [(&str, LinkProfile); 3] =
+    [("UART", LinkProfile::UART), ("BLE", LinkProfile::BLE), ("LAN", LinkProfile::LAN)];
+
+#[derive(Clone, Copy, Debug)]
+enum Rounding {
+    Nearest,
+    Stochastic,
+}
+
+/// Every test example as the router and all models judge it, and per model how often a value left
+/// its range.
+fn cases(pool: &Pool, test: &TestSet, rounding: Rounding) -> Result<(Vec<Case>, Vec<usize>)> {
+    let models = pool.spec.models.len();
+    let parts = test.inputs.par_chunks(CHUNK * test.input_len).zip(test.labels.par_chunks(CHUNK)).enumerate();
+    let judged = parts.map(|(part, (inputs, labels))| match rounding {
+        Rounding::Nearest => judge(pool, inputs, labels, &mut Nearest),
+        Rounding::Stochastic => judge(pool, inputs, labels, &mut Stochastic(Rng::new(part as u64, "evaluate"))),
+    });
+    let judged = judged.collect::<Result<Vec<_>>>()?;
+    let mut out_of_range = vec![0; models];
+    for (_, failed) in &judged {
+        out_of_range.iter_mut().zip(failed).for_each(|(sum, f)| *sum += f);
+    }
+    Ok((judged.into_iter().flat_map(|(cases, _)| cases).collect(), out_of_range))
+}
+
+fn judge(
+    pool: &Pool,
+    inputs: &[i8],
+    labels: &[usize],
     reference: &mut impl Reference,
-) -> Vec<Option<usize>> {
-    inputs.map(|i| interpreter.run(i, scores, reference).ok().map(argmax)).collect()
-}
-
-fn hits(answers: &[Option<usize>], test: &TestSet) -> usize {
-    answers.iter().zip(&test.labels).filter(|(a, label)| **a == Some(**label)).count()
-}
-
-fn percent(count: usize, test: &TestSet) -> f64 {
-    100.0 * count as f64 / test.labels.len() as f64
+) -> Result<(Vec<Case>, Vec<usize>)> {
+    let models = pool.spec.models.len();
+    let mut out_of_range = vec![0; models];
+    let mut cases: Vec<Case> =
+        labels.iter().map(|_| Case { utilities: vec![0; models], right: Vec::new(), in_range: true }).collect();
+    for ((m, (_, program)), integers) in pool.named()?.iter().enumerate().zip(&pool.programs) {
+        let mut interpreter = Interpreter::new(*program, integers)?;
+        let size = inputs.len() / labels.len();
+        for ((input, label), case) in inputs.chunks_exact(size).zip(labels).zip(&mut cases) {
+            let answer = interpreter.run(input, &vec![0; models], reference).ok().map(argmax);
+            if m < models {
+                case.right.push(answer == Some(*label));
+                out_of_range[m] += usize::from(answer.is_none());
+            } else if answer.is_some() {
+                case.utilities = interpreter.utilities()?.iter().map(|&u| u as i32).collect();
+            } else {
+                case.in_range = false;
+            }
+        }
+    }
+    Ok((cases, out_of_range))
 }

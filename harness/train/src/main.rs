@@ -7,6 +7,7 @@ mod cross_fit;
 mod data;
 mod evaluate;
 mod feature;
+mod frontier;
 mod import;
 mod integer;
 mod nn;

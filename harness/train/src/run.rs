@@ -3,14 +3,16 @@
 use crate::cross_fit::CrossFit;
 use crate::data::Dataset;
 use crate::feature::{Features, INPUT_FRAC, INPUT_STEP};
+use crate::frontier::{Operation, Prices, accuracy, choose, operations};
 use crate::integer::Integers;
 use crate::nn::model::Style;
 use crate::pool::Pool;
-use crate::router::{Judgements, Operation, Prices, Router, choose, operations, train_router};
+use crate::router::{Judgements, Router, train_router};
 use crate::task::{Task, UTILITY};
 use crate::train::Recipe;
 use anyhow::{Context, Result, anyhow};
 use rayon::prelude::*;
+use secure_router_core::session::LinkProfile;
 use secure_router_core::spec::{Output, PoolSpec, RouterSpec};
 use std::collections::HashMap;
 use std::path::Path;
@@ -65,10 +67,9 @@ pub(crate) fn run(train: Dataset, options: &Options) -> Result<()> {
         .collect::<Result<Vec<Router>>>()?;
     let last = routers.pop().context("no router was trained")?;
     let cases = run.router_cases(&pool.spec, &routers, &judgements.folds, right)?;
-    let prices = Prices::of(&pool.spec)?;
-    let accuracy = |m: usize| cases.iter().filter(|c| c.right[m]).count() as f64 / cases.len() as f64;
+    let prices = Prices::of(&pool.spec, LinkProfile::UART)?;
     let curve = operations(&cases, &prices)?;
-    let chosen = choose(&curve, accuracy(models.len() - 1)).context("no operation to choose from")?;
+    let chosen = choose(&curve, accuracy(&cases, models.len() - 1)).context("no operation to choose from")?;
     pool.programs.push(last.integers);
     pool.spec.edition = Pool::edition(&pool.programs);
     run.bar.finish_and_clear();
@@ -80,7 +81,7 @@ pub(crate) fn run(train: Dataset, options: &Options) -> Result<()> {
             recipe.name,
             format!(
                 "validation {:.2} % (float {:.2} %), {} out of range, {} parameters, {} bytes online, {:.0} ms on a UART",
-                100.0 * accuracy(m),
+                100.0 * accuracy(&cases, m),
                 100.0 * float,
                 out_of_range[m],
                 finals[m].clone().size(),
@@ -185,8 +186,6 @@ pub(crate) fn assemble(train: &Dataset, task: &Task, programs: Vec<Integers>) ->
         input_frac: INPUT_FRAC,
         classes: train.classes.len().try_into()?,
         output: Output::Label,
-        // What is trained and judged; what devices learn of it is the server's policy.
-        output: secure_router_core::spec::Output::Logits,
         models: task.models.iter().map(Recipe::named).collect::<Result<_>>()?,
         router: Some(RouterSpec { trunk: task.router.spec()?, utility: UTILITY }),
     };

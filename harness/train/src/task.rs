@@ -43,6 +43,10 @@ const BITS: Bits = Bits {
 /// Index of the router's table of utilities.
 pub(crate) const UTILITY: Opening = opening(8, 8);
 
+/// Models of each pool: one without attention, in half the round trips of the next, and three
+/// transformers.
+const MODELS: usize = 4;
+
 /// Tokens, width, heads, columns of the feed-forward part, layers.
 type Sizes = [usize; 5];
 
@@ -73,11 +77,11 @@ impl Ends {
         Recipe { name, shape, bits: self.bits, style: Style::Gates, epochs, rate }
     }
 
-    /// One token and no attention, so that a request pays little before its model is chosen. The
-    /// classes are outputs in training only.
-    fn router(self, models: usize, epochs: usize) -> Recipe {
+    /// One layer and no attention, so that a request pays few bytes and round trips before its
+    /// model is chosen. The classes are outputs in training only.
+    fn router(self, tokens: usize, ffn: usize, epochs: usize) -> Recipe {
         let bits = Bits { output: UTILITY.bits(), ..self.bits };
-        let shape = self.shape([1, 32, 0, 64, 2], models + self.classes);
+        let shape = self.shape([tokens, 32, 0, ffn, 1], MODELS + self.classes);
         Recipe { name: "router", shape, bits, style: Style::Gates, epochs, rate: 0.003 }
     }
 }
@@ -114,11 +118,12 @@ impl Task {
             copies: 5,
             variants: 12,
             models: vec![
-                ends.model("nano", [8, 16, 1, 16, 1], 150, 0.006),
-                ends.model("small", [16, 32, 2, 64, 1], 120, 0.004),
-                ends.model("large", [16, 64, 4, 128, 3], 80, 0.003),
+                ends.model("micro", [1, 32, 0, 64, 1], 80, 0.004),
+                ends.model("nano", [8, 16, 1, 16, 1], 100, 0.006),
+                ends.model("small", [16, 32, 2, 64, 1], 80, 0.004),
+                ends.model("large", [16, 64, 4, 128, 3], 70, 0.003),
             ],
-            router: ends.router(3, 16),
+            router: ends.router(1, 64, 16),
         }
     }
 
@@ -133,11 +138,12 @@ impl Task {
             copies: 5,
             variants: 4,
             models: vec![
-                ends.model("nano", [8, 16, 1, 16, 1], 40, 0.005),
-                ends.model("small", [16, 32, 2, 64, 1], 30, 0.004),
-                ends.model("large", [16, 64, 4, 128, 3], 20, 0.003),
+                ends.model("micro", [16, 32, 0, 32, 1], 30, 0.005),
+                ends.model("nano", [8, 16, 1, 16, 1], 30, 0.005),
+                ends.model("small", [16, 32, 2, 64, 1], 25, 0.004),
+                ends.model("large", [16, 64, 4, 128, 4], 18, 0.003),
             ],
-            router: ends.router(3, 16),
+            router: ends.router(16, 24, 16),
         }
     }
 
@@ -151,11 +157,12 @@ impl Task {
             copies: 1,
             variants: 4,
             models: vec![
-                ends.model("nano", [4, 16, 1, 32, 1], 20, 0.004),
-                ends.model("small", [16, 32, 2, 64, 1], 15, 0.003),
-                ends.model("large", [16, 64, 4, 128, 3], 12, 0.002),
+                ends.model("micro", [1, 32, 0, 64, 1], 12, 0.003),
+                ends.model("nano", [4, 32, 1, 32, 1], 15, 0.004),
+                ends.model("small", [16, 32, 2, 64, 1], 12, 0.003),
+                ends.model("large", [16, 64, 4, 128, 4], 10, 0.002),
             ],
-            router: ends.router(3, 16),
+            router: ends.router(1, 64, 12),
         }
     }
 
@@ -179,11 +186,12 @@ impl Task {
             copies: 5,
             variants: 4,
             models: vec![
+                ends.model("micro", [fewer, 16, 0, 16, 1], epochs(300_000), 0.005),
                 ends.model("nano", [fewer, 16, heads(1), 16, 1], epochs(300_000), 0.005),
                 ends.model("small", [tokens, 32, heads(2), 64, 1], epochs(250_000), 0.004),
                 ends.model("large", [tokens, 64, heads(4), 128, 3], epochs(150_000), 0.003),
             ],
-            router: ends.router(3, 16),
+            router: ends.router(1, 48, 16),
         })
     }
 

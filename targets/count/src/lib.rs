@@ -29,11 +29,7 @@ type OnMark = extern "C" fn(c_uint, *mut c_void);
 
 unsafe extern "C" {
     fn qemu_plugin_register_vcpu_tb_trans_cb(id: Id, cb: extern "C" fn(Id, *mut c_void));
-    fn qemu_plugin_register_atexit_cb(
-        id: Id,
-        cb: extern "C" fn(Id, *mut c_void),
-        data: *mut c_void,
-    );
+    fn qemu_plugin_register_atexit_cb(id: Id, cb: extern "C" fn(Id, *mut c_void), data: *mut c_void);
     fn qemu_plugin_tb_n_insns(block: *const c_void) -> usize;
     fn qemu_plugin_tb_get_insn(block: *const c_void, index: usize) -> *mut c_void;
     fn qemu_plugin_insn_data(insn: *const c_void) -> *const c_void;
@@ -44,12 +40,7 @@ unsafe extern "C" {
         counter: *mut c_void,
         addend: u64,
     );
-    fn qemu_plugin_register_vcpu_insn_exec_cb(
-        insn: *mut c_void,
-        cb: OnMark,
-        flags: c_int,
-        data: *mut c_void,
-    );
+    fn qemu_plugin_register_vcpu_insn_exec_cb(insn: *mut c_void, cb: OnMark, flags: c_int, data: *mut c_void);
 }
 
 /// The interface version this was written for.
@@ -90,11 +81,7 @@ fn with_span(change: impl FnOnce(&mut Option<Span>, u64)) {
 
 fn start(name: &'static str) {
     with_span(|span, count| {
-        *span = Some(Span {
-            name,
-            counted: 0,
-            since: count,
-        });
+        *span = Some(Span { name, counted: 0, since: count });
     });
 }
 
@@ -161,12 +148,7 @@ extern "C" fn on_block(_: Id, block: *mut c_void) {
                 _ => continue,
             };
             const NO_REGISTERS: c_int = 0;
-            qemu_plugin_register_vcpu_insn_exec_cb(
-                insn,
-                on_mark,
-                NO_REGISTERS,
-                std::ptr::null_mut(),
-            );
+            qemu_plugin_register_vcpu_insn_exec_cb(insn, on_mark, NO_REGISTERS, std::ptr::null_mut());
         }
     }
 }

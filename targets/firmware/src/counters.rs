@@ -31,11 +31,7 @@ impl<'n> CounterLog<'n> {
     /// # Errors
     /// No file, or a damaged one.
     pub fn open(name: &'n str) -> Result<Self, CounterError> {
-        let mut log = Self {
-            name,
-            next: [0; SLOTS],
-            broken: false,
-        };
+        let mut log = Self { name, next: [0; SLOTS], broken: false };
         let mut file = File::open(name).map_err(|_| CounterError)?;
         loop {
             let mut record = [0; RECORD];
@@ -64,11 +60,8 @@ impl<'n> CounterLog<'n> {
             return Ok(());
         }
         let next = u64::from_le_bytes([a, b, c, d, e, f, g, h]);
-        let lowest = self
-            .next
-            .get_mut(usize::from(slot))
-            .filter(|_| encode(slot, next) == *record)
-            .ok_or(CounterError)?;
+        let lowest =
+            self.next.get_mut(usize::from(slot)).filter(|_| encode(slot, next) == *record).ok_or(CounterError)?;
         *lowest = next.max(*lowest);
         Ok(())
     }

@@ -36,12 +36,10 @@ impl TryRng for Entropy<'_> {
     }
 
     fn try_fill_bytes(&mut self, bytes: &mut [u8]) -> Result<(), Error> {
-        File::open(self.name)?
-            .read_exact(bytes)
-            .map_err(|error| match error {
-                ReadExactError::UnexpectedEof => Error::Read,
-                ReadExactError::Other(error) => error,
-            })?;
+        File::open(self.name)?.read_exact(bytes).map_err(|error| match error {
+            ReadExactError::UnexpectedEof => Error::Read,
+            ReadExactError::Other(error) => error,
+        })?;
         let mut spent = File::update(self.name)?;
         bytes.iter().try_for_each(|_| spent.write_all(&[0]))
     }

@@ -19,11 +19,7 @@ impl<'u> Link<'u> {
     /// A new session's link: forgets what the UART held of the last one.
     pub fn new(uart: &'u mut Uart) -> Self {
         uart.clear();
-        Self {
-            uart,
-            sent: 0,
-            received: 0,
-        }
+        Self { uart, sent: 0, received: 0 }
     }
 }
 

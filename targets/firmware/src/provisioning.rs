@@ -34,19 +34,12 @@ impl Provisioning {
         Some(Self {
             secret: StaticSecret::from_bytes(secret).ok()?,
             server: PublicKey(*server),
-            seeds: DeviceSeeds {
-                dealer: Seed::from_bytes(*dealer_seed),
-                server: Seed::from_bytes(*server_seed),
-            },
+            seeds: DeviceSeeds { dealer: Seed::from_bytes(*dealer_seed), server: Seed::from_bytes(*server_seed) },
         })
     }
 
     /// As a session takes it.
     pub fn identity(&self) -> DeviceIdentity<'_> {
-        DeviceIdentity {
-            secret: &self.secret,
-            server: self.server,
-            seeds: &self.seeds,
-        }
+        DeviceIdentity { secret: &self.secret, server: self.server, seeds: &self.seeds }
     }
 }

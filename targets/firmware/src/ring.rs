@@ -19,11 +19,7 @@ impl<const N: usize> Ring<N> {
     /// An empty ring.
     pub const fn new() -> Self {
         let () = Self::POWER_OF_TWO;
-        Self {
-            bytes: [const { AtomicU8::new(0) }; N],
-            head: AtomicUsize::new(0),
-            tail: AtomicUsize::new(0),
-        }
+        Self { bytes: [const { AtomicU8::new(0) }; N], head: AtomicUsize::new(0), tail: AtomicUsize::new(0) }
     }
 
     /// Whether a push would fail.
@@ -62,8 +58,7 @@ impl<const N: usize> Ring<N> {
 
     /// Forgets every byte; for the popping side.
     pub fn clear(&self) {
-        self.tail
-            .store(self.head.load(Ordering::Acquire), Ordering::Release);
+        self.tail.store(self.head.load(Ordering::Acquire), Ordering::Release);
     }
 }
 

@@ -180,10 +180,7 @@ pub struct Words {
 impl Words {
     /// Asks the host; without words, or with too many for 512 bytes, there are none.
     pub fn new() -> Self {
-        let mut words = Self {
-            bytes: [0; 512],
-            length: 0,
-        };
+        let mut words = Self { bytes: [0; 512], length: 0 };
         let mut block = [words.bytes.as_mut_ptr() as usize, words.bytes.len()];
         // SAFETY: SYS_GET_CMDLINE takes a buffer to write with its length, and replaces the
         // length by that of the text without its NUL.
@@ -205,8 +202,7 @@ impl Words {
 
     /// The rest of the first word that starts with `key` and `=`.
     pub fn value(&self, key: &str) -> Option<&str> {
-        self.iter()
-            .find_map(|word| word.strip_prefix(key)?.strip_prefix('='))
+        self.iter().find_map(|word| word.strip_prefix(key)?.strip_prefix('='))
     }
 }
 

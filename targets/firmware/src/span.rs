@@ -21,10 +21,7 @@ macro_rules! mark {
     ($register:literal) => {
         // SAFETY: moves a register onto itself.
         unsafe {
-            core::arch::asm!(
-                concat!("mov ", $register, ", ", $register),
-                options(nomem, nostack, preserves_flags)
-            )
+            core::arch::asm!(concat!("mov ", $register, ", ", $register), options(nomem, nostack, preserves_flags))
         }
     };
 }
@@ -59,10 +56,7 @@ pub fn ticks() -> u32 {
 fn add_ticks() {
     let since = SINCE.load(Ordering::Relaxed);
     let total = TOTAL.load(Ordering::Relaxed);
-    TOTAL.store(
-        total.wrapping_add(crate::tick::between(since, crate::tick::now())),
-        Ordering::Relaxed,
-    );
+    TOTAL.store(total.wrapping_add(crate::tick::between(since, crate::tick::now())), Ordering::Relaxed);
 }
 
 /// Runs transport `work` that no span counts.

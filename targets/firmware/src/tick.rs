@@ -34,10 +34,7 @@ pub(crate) struct Deadline {
 impl Deadline {
     /// Up after `millis`.
     pub(crate) fn after(millis: u32) -> Self {
-        Self {
-            left: u64::from(millis) * u64::from(board::CLOCK / 1000),
-            last: now(),
-        }
+        Self { left: u64::from(millis) * u64::from(board::CLOCK / 1000), last: now() }
     }
 
     /// Whether the time is up; to be asked at least once a wrap.

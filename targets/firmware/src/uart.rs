@@ -1,6 +1,6 @@
 //! The board's UART with receive interrupts and a ring buffer, as `embedded-io` traits.
 //!
-//! The interrupt handler moves received bytes into a ring of [`RING`] bytes while the firmware
+//! The interrupt handler moves received bytes into a ring of [`board::RING`] bytes while the firmware
 //! computes, and the firmware sleeps while it waits for one. Nothing is lost in silence: a
 //! byte that the device or the ring had no room for, or that arrived damaged, is latched, and
 //! every read fails with it until [`Uart::clear`].
@@ -23,10 +23,7 @@ use crate::{board, tick};
 #[cfg_attr(uart = "nrf51", path = "uart/nrf51.rs")]
 mod device;
 
-/// Bytes that can wait while the firmware computes.
-pub const RING: usize = 512;
-
-static RECEIVED: Ring<RING> = Ring::new();
+static RECEIVED: Ring<{ board::RING }> = Ring::new();
 /// The first error since the last `clear`, or 0.
 static LATCHED: AtomicU8 = AtomicU8::new(0);
 /// The interrupt is masked, since the ring was full.
@@ -113,10 +110,7 @@ impl Uart {
         tick::start(&mut syst);
         // SAFETY: no critical section is open whose masking this would break.
         unsafe { NVIC::unmask(Interrupt) };
-        Self {
-            syst,
-            timeout: None,
-        }
+        Self { syst, timeout: None }
     }
 
     /// How long a read waits for its first byte before it fails; `None` waits for ever.
@@ -233,10 +227,7 @@ extern "C" fn DefaultHandler() {
     );
 }
 
-#[allow(
-    clippy::panic,
-    reason = "an interrupt nobody asked for is a bug with nobody to tell"
-)]
+#[allow(clippy::panic, reason = "an interrupt nobody asked for is a bug with nobody to tell")]
 extern "C" fn handle_exception() {
     match SCB::vect_active() {
         VectActive::Interrupt { irqn } if u16::from(irqn) == board::IRQ => receive(),
@@ -257,10 +248,7 @@ impl Read for Uart {
     }
 
     // One call for a whole message, so that how its bytes happened to arrive shows in no count.
-    fn read_exact(
-        &mut self,
-        out: &mut [u8],
-    ) -> Result<(), embedded_io::ReadExactError<Self::Error>> {
+    fn read_exact(&mut self, out: &mut [u8]) -> Result<(), embedded_io::ReadExactError<Self::Error>> {
         paused(|| {
             let mut filled = 0;
             while filled < out.len() {

@@ -51,14 +51,8 @@ macro_rules! boards {
 
 impl Board {
     /// Every board.
-    pub const ALL: &[Self] = boards![
-        "lm3s6965evb",
-        "microbit",
-        "mps2-an386",
-        "mps2-an500",
-        "mps2-an505",
-        "netduinoplus2",
-    ];
+    pub const ALL: &[Self] =
+        boards!["lm3s6965evb", "microbit", "mps2-an386", "mps2-an500", "mps2-an505", "netduinoplus2",];
 
     /// The board of this name.
     pub fn named(name: &str) -> io::Result<Self> {
@@ -66,10 +60,7 @@ impl Board {
         found.ok_or_else(|| {
             let names: Vec<_> = Self::ALL.iter().map(|board| board.name).collect();
             let names = names.join(", ");
-            io::Error::new(
-                io::ErrorKind::NotFound,
-                format!("no board {name}; there are {names}"),
-            )
+            io::Error::new(io::ErrorKind::NotFound, format!("no board {name}; there are {names}"))
         })
     }
 
@@ -268,30 +259,14 @@ impl Launch {
             child.stderr.take().map(|err| collect(err, &console)),
         ];
         let process = Process::watched(child, self.limit);
-        let mut qemu = Starting {
-            process,
-            readers: readers.into_iter().flatten().collect(),
-            console,
-        };
+        let mut qemu = Starting { process, readers: readers.into_iter().flatten().collect(), console };
         match accept(&listener, &mut qemu.process) {
-            Ok(line) => Ok(Qemu {
-                line,
-                process: qemu.process,
-                readers: qemu.readers,
-                console: qemu.console,
-            }),
+            Ok(line) => Ok(Qemu { line, process: qemu.process, readers: qemu.readers, console: qemu.console }),
             Err(error) => {
-                let Starting {
-                    process,
-                    readers,
-                    console,
-                } = qemu;
+                let Starting { process, readers, console } = qemu;
                 drop(process);
                 let said = join(readers, &console);
-                Err(io::Error::new(
-                    error.kind(),
-                    format!("QEMU did not start: {error}: {}", said.trim()),
-                ))
+                Err(io::Error::new(error.kind(), format!("QEMU did not start: {error}: {}", said.trim())))
             }
         }
     }
@@ -335,10 +310,7 @@ fn accept(listener: &TcpListener, process: &mut Process) -> io::Result<TcpStream
             Err(error) => return Err(error),
         }
         if process.ended()?.is_some() {
-            return Err(io::Error::new(
-                io::ErrorKind::ConnectionAborted,
-                "it ended before it connected",
-            ));
+            return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "it ended before it connected"));
         }
         if start.elapsed() > Duration::from_secs(20) {
             return Err(io::ErrorKind::TimedOut.into());
@@ -424,11 +396,7 @@ impl Process {
                 }
             }
         });
-        Self {
-            child,
-            late,
-            _alive: alive,
-        }
+        Self { child, late, _alive: alive }
     }
 
     fn ended(&mut self) -> io::Result<Option<std::process::ExitStatus>> {

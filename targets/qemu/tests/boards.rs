@@ -70,12 +70,7 @@ fn pattern(length: usize) -> Vec<u8> {
 }
 
 fn checksum(bytes: &[u8]) -> [u8; 4] {
-    bytes
-        .iter()
-        .fold(0x811c_9dc5u32, |h, &b| {
-            (h ^ u32::from(b)).wrapping_mul(0x0100_0193)
-        })
-        .to_le_bytes()
+    bytes.iter().fold(0x811c_9dc5u32, |h, &b| (h ^ u32::from(b)).wrapping_mul(0x0100_0193)).to_le_bytes()
 }
 
 fn every_byte_arrives_both_ways(board: &str) {
@@ -144,17 +139,12 @@ fn files_of_the_host_are_read_and_written(board: &str) {
     fs::write(directory.join("in.bin"), &input).unwrap();
     fs::write(directory.join("device.key"), [41, 1, 2, 3]).unwrap();
     let launch = launch(board).directory(&directory);
-    let launch = ["mode=files", "in=in.bin", "out=out.bin", "key=device.key"]
-        .into_iter()
-        .fold(launch, Launch::word);
+    let launch = ["mode=files", "in=in.bin", "out=out.bin", "key=device.key"].into_iter().fold(launch, Launch::word);
     let end = launch.start().unwrap().wait().unwrap();
     assert_eq!(end.code, Some(0), "{}", end.console);
     let inverted: Vec<u8> = input.iter().map(|b| !b).collect();
     assert!(fs::read(directory.join("out.bin")).unwrap() == inverted);
-    assert_eq!(
-        fs::read(directory.join("device.key")).unwrap(),
-        [42, 1, 2, 3]
-    );
+    assert_eq!(fs::read(directory.join("device.key")).unwrap(), [42, 1, 2, 3]);
 }
 
 fn a_missing_file_is_an_error(board: &str) {
@@ -170,11 +160,7 @@ fn panics_and_faults_end_the_run(board: &str) {
     let end = |word| launch(board).word(word).start().unwrap().wait().unwrap();
     let panic = end("mode=panic");
     assert_eq!(panic.code, Some(101));
-    assert!(
-        panic.console.contains("panic: asked to at "),
-        "{:?}",
-        panic.console
-    );
+    assert!(panic.console.contains("panic: asked to at "), "{:?}", panic.console);
     let fault = end("mode=fault");
     assert_eq!(fault.code, Some(70));
     assert!(fault.console.contains("hard fault"), "{:?}", fault.console);

@@ -75,12 +75,8 @@ impl Program {
         let mut reached = BTreeSet::new();
         while let Some(name) = todo.pop() {
             if reached.insert(name.as_str()) {
-                let targets = self.functions[name]
-                    .iter()
-                    .filter_map(|i| i.target.as_ref());
-                todo.extend(
-                    targets.filter_map(|t| self.functions.get_key_value(t).map(|(k, _)| k)),
-                );
+                let targets = self.functions[name].iter().filter_map(|i| i.target.as_ref());
+                todo.extend(targets.filter_map(|t| self.functions.get_key_value(t).map(|(k, _)| k)));
             }
         }
         Ok(reached)
@@ -144,34 +140,22 @@ fn base(mnemonic: &str) -> String {
     let plain = mnemonic.split('.').next().unwrap_or(mnemonic);
     let known = ALWAYS.iter().chain(&LONG_MULTIPLIES).find(|known| {
         // `smlalbb` and its kin multiply 16 bits; only `smlal` and a condition is the long one.
-        plain
-            .strip_prefix(*known)
-            .is_some_and(|rest| rest.is_empty() || CONDITIONS.contains(&rest))
+        plain.strip_prefix(*known).is_some_and(|rest| rest.is_empty() || CONDITIONS.contains(&rest))
     });
     known.map_or(plain, |known| known).to_owned()
 }
 
-const CONDITIONS: [&str; 16] = [
-    "eq", "ne", "cs", "hs", "cc", "lo", "mi", "pl", "vs", "vc", "hi", "ls", "ge", "lt", "gt", "le",
-];
+const CONDITIONS: [&str; 16] =
+    ["eq", "ne", "cs", "hs", "cc", "lo", "mi", "pl", "vs", "vc", "hi", "ls", "ge", "lt", "gt", "le"];
 
 /// Whether a routine divides or computes in floating point in software.
 fn is_slow_routine(name: &str) -> bool {
     const INTEGER: [&str; 12] = [
-        "idiv", "idivmod", "uidiv", "uidivmod", "ldivmod", "uldivmod", "divsi3", "udivsi3",
-        "modsi3", "umodsi3", "divdi3", "udivdi3",
+        "idiv", "idivmod", "uidiv", "uidivmod", "ldivmod", "uldivmod", "divsi3", "udivsi3", "modsi3", "umodsi3",
+        "divdi3", "udivdi3",
     ];
-    const MORE: [&str; 6] = [
-        "moddi3",
-        "umoddi3",
-        "udivmodsi4",
-        "udivmoddi4",
-        "divti3",
-        "udivti3",
-    ];
-    const FLOAT: [&str; 10] = [
-        "fadd", "fsub", "fmul", "fdiv", "dadd", "dsub", "dmul", "ddiv", "sqrtf", "sqrt",
-    ];
+    const MORE: [&str; 6] = ["moddi3", "umoddi3", "udivmodsi4", "udivmoddi4", "divti3", "udivti3"];
+    const FLOAT: [&str; 10] = ["fadd", "fsub", "fmul", "fdiv", "dadd", "dsub", "dmul", "ddiv", "sqrtf", "sqrt"];
     let routine = name.trim_start_matches('_').trim_start_matches("aeabi_");
     name.starts_with("__")
         && (INTEGER.contains(&routine)
@@ -198,19 +182,13 @@ fn findings<'a>(program: &'a Program, reached: &BTreeSet<&str>, cpu: &str) -> Ve
         }
         for instruction in body {
             let mnemonic = instruction.mnemonic.as_str();
-            let sought = ALWAYS.contains(&mnemonic)
-                || cpu == "Cortex-M3" && LONG_MULTIPLIES.contains(&mnemonic);
+            let sought = ALWAYS.contains(&mnemonic) || cpu == "Cortex-M3" && LONG_MULTIPLIES.contains(&mnemonic);
             let what = match &instruction.target {
                 _ if sought => mnemonic,
                 Some(target) if is_slow_routine(target) => target,
                 _ => continue,
             };
-            found.push(Finding {
-                function,
-                address: &instruction.address,
-                what,
-                source: &instruction.source,
-            });
+            found.push(Finding { function, address: &instruction.address, what, source: &instruction.source });
         }
     }
     found
@@ -230,13 +208,10 @@ impl Allowed {
             .map(|(number, line)| {
                 let (entry, reason) = line.split_once('#').unwrap_or((line, ""));
                 match *entry.split_whitespace().collect::<Vec<_>>() {
-                    [place, what] if !reason.trim().is_empty() => Ok(Self {
-                        place: place.to_owned(),
-                        what: what.to_owned(),
-                    }),
-                    _ => Err(format!(
-                        "line {number} is not `WHERE WHAT # REASON`: {line}"
-                    )),
+                    [place, what] if !reason.trim().is_empty() => {
+                        Ok(Self { place: place.to_owned(), what: what.to_owned() })
+                    }
+                    _ => Err(format!("line {number} is not `WHERE WHAT # REASON`: {line}")),
                 }
             })
             .collect()
@@ -252,10 +227,7 @@ impl Allowed {
 fn disassemble(elf: &str) -> Result<String, String> {
     const TOOLS: [&str; 3] = ["arm-none-eabi-objdump", "llvm-objdump", "rust-objdump"];
     for tool in TOOLS {
-        let Ok(output) = Command::new(tool)
-            .args(["-d", "-l", "-C", "--no-show-raw-insn", elf])
-            .output()
-        else {
+        let Ok(output) = Command::new(tool).args(["-d", "-l", "-C", "--no-show-raw-insn", elf]).output() else {
             continue;
         };
         if output.status.success() {
@@ -268,8 +240,7 @@ fn disassemble(elf: &str) -> Result<String, String> {
 }
 
 fn run() -> Result<bool, String> {
-    const USAGE: &str =
-        "usage: secure-router-scan ELF --cpu Cortex-M3 [--root NAME].. [--allow FILE]";
+    const USAGE: &str = "usage: secure-router-scan ELF --cpu Cortex-M3 [--root NAME].. [--allow FILE]";
     let mut elf = None;
     let mut cpu = None;
     let mut roots = Vec::new();
@@ -292,32 +263,19 @@ fn run() -> Result<bool, String> {
     let (elf, cpu) = elf.zip(cpu).ok_or(USAGE)?;
     let program = Program::parse(&disassemble(&elf)?);
     let reached = program.reached(&roots)?;
-    let count: usize = reached
-        .iter()
-        .map(|name| program.functions[*name].len())
-        .sum();
+    let count: usize = reached.iter().map(|name| program.functions[*name].len()).sum();
     if count == 0 {
         return Err(format!("{elf}: nothing to disassemble"));
     }
     let found = findings(&program, &reached, &cpu);
-    let (allowed, refused): (Vec<_>, Vec<_>) = found
-        .iter()
-        .partition(|finding| allowed.iter().any(|entry| entry.covers(finding)));
-    for Finding {
-        function,
-        address,
-        what,
-        source,
-    } in &refused
-    {
+    let (allowed, refused): (Vec<_>, Vec<_>) =
+        found.iter().partition(|finding| allowed.iter().any(|entry| entry.covers(finding)));
+    for Finding { function, address, what, source } in &refused {
         println!("{what} at 0x{address} in {function} ({source})");
     }
     if !roots.is_empty() {
         for name in &reached {
-            let calls = program.functions[*name]
-                .iter()
-                .filter(|i| i.indirect)
-                .count();
+            let calls = program.functions[*name].iter().filter(|i| i.indirect).count();
             if calls > 0 {
                 println!("note: {calls} indirect calls in {name} are not followed");
             }
@@ -380,10 +338,7 @@ kernel::step():
         let program = Program::parse(listing);
         let roots: Vec<_> = roots.iter().map(|r| (*r).to_owned()).collect();
         let reached = program.reached(&roots).unwrap_or_default();
-        findings(&program, &reached, cpu)
-            .iter()
-            .map(|f| (f.what.to_owned(), f.source.to_owned()))
-            .collect()
+        findings(&program, &reached, cpu).iter().map(|f| (f.what.to_owned(), f.source.to_owned())).collect()
     }
 
     fn pair(what: &str, source: &str) -> (String, String) {
@@ -405,18 +360,8 @@ kernel::step():
     #[test]
     fn follows_direct_calls_from_a_root() {
         let reached = found(BINUTILS, &["kernel::step"], "Cortex-M33");
-        assert_eq!(
-            reached,
-            [
-                pair("udiv", "/src/kernel.rs:20"),
-                pair("__aeabi_uidiv", "/src/kernel.rs:11")
-            ]
-        );
-        assert!(
-            Program::parse(BINUTILS)
-                .reached(&["nothing".into()])
-                .is_err()
-        );
+        assert_eq!(reached, [pair("udiv", "/src/kernel.rs:20"), pair("__aeabi_uidiv", "/src/kernel.rs:11")]);
+        assert!(Program::parse(BINUTILS).reached(&["nothing".into()]).is_err());
     }
 
     #[test]
@@ -432,10 +377,7 @@ kernel::step():
 ; /src/display.rs:5
     8280:      \tvdiv.f32\ts0, s0, s1
 ";
-        let expected = [
-            pair("vdiv", "/src/display.rs:5"),
-            pair("smull", "/src/kernel.rs:12"),
-        ];
+        let expected = [pair("vdiv", "/src/display.rs:5"), pair("smull", "/src/kernel.rs:12")];
         assert_eq!(found(llvm, &["step"], "Cortex-M3"), expected);
     }
 

@@ -4,8 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::channel::{
-    FRAME_OVERHEAD, HANDSHAKE_INITIATOR_BYTES, HANDSHAKE_RESPONDER_BYTES, MAX_PAYLOAD_BYTES,
-    frame_bytes,
+    FRAME_OVERHEAD, HANDSHAKE_INITIATOR_BYTES, HANDSHAKE_RESPONDER_BYTES, MAX_PAYLOAD_BYTES, frame_bytes,
 };
 
 #[test]
@@ -27,14 +26,7 @@ fn the_published_sizes_are_the_real_ones() {
             assert_eq!(sealed[..2], u16::try_from(len + 17).unwrap().to_le_bytes());
         }
     });
-    assert_eq!(
-        (
-            HANDSHAKE_INITIATOR_BYTES,
-            HANDSHAKE_RESPONDER_BYTES,
-            FRAME_OVERHEAD
-        ),
-        (102, 54, 19)
-    );
+    assert_eq!((HANDSHAKE_INITIATOR_BYTES, HANDSHAKE_RESPONDER_BYTES, FRAME_OVERHEAD), (102, 54, 19));
 }
 
 #[test]
@@ -48,22 +40,13 @@ fn a_channel_fed_byte_by_byte_wants_exactly_what_is_missing() {
                 last = to.received(1).unwrap();
                 if !from.pending().is_empty() {
                     assert_eq!(last, Event::NeedMore);
-                    assert!(
-                        to.wanted().len() <= from.pending().len(),
-                        "read past the message"
-                    );
+                    assert!(to.wanted().len() <= from.pending().len(), "read past the message");
                 }
             }
             last
         };
-        assert_eq!(
-            carry(device, server),
-            Event::Identity(device_key().public_key())
-        );
-        assert!(
-            server.wanted().is_empty(),
-            "nothing is wanted before the verdict"
-        );
+        assert_eq!(carry(device, server), Event::Identity(device_key().public_key()));
+        assert!(server.wanted().is_empty(), "nothing is wanted before the verdict");
         server.accept().unwrap();
         assert_eq!(carry(server, device), Event::Established);
         device.send(9, b"question").unwrap();
@@ -88,18 +71,9 @@ fn both_directions_can_be_under_way_at_once() {
         assert_eq!(give(device, &half), Ok(vec![]));
         let (wanted, pending) = device.io();
         assert_eq!((wanted.len(), pending.len()), (14, frame_bytes(2)));
-        assert_eq!(
-            give(server, &take(device)),
-            Ok(vec![Event::Frame { kind: 2, len: 2 }])
-        );
-        assert_eq!(
-            give(device, &take(server)),
-            Ok(vec![Event::Frame { kind: 1, len: 4 }])
-        );
-        assert_eq!(
-            (server.payload(), device.payload()),
-            (&b"up"[..], &b"down"[..])
-        );
+        assert_eq!(give(server, &take(device)), Ok(vec![Event::Frame { kind: 2, len: 2 }]));
+        assert_eq!(give(device, &take(server)), Ok(vec![Event::Frame { kind: 1, len: 4 }]));
+        assert_eq!((server.payload(), device.payload()), (&b"up"[..], &b"down"[..]));
     });
 }
 
@@ -108,21 +82,12 @@ fn the_longest_payload_passes_and_one_byte_more_does_not() {
     with_friends(MAX_PAYLOAD_BYTES + 100, |device, server| {
         let payload: Vec<u8> = (0..MAX_PAYLOAD_BYTES).map(|i| i as u8).collect();
         let sealed = frame(device, 0, &payload);
-        assert_eq!(
-            give(server, &sealed),
-            Ok(vec![Event::Frame {
-                kind: 0,
-                len: MAX_PAYLOAD_BYTES
-            }])
-        );
+        assert_eq!(give(server, &sealed), Ok(vec![Event::Frame { kind: 0, len: MAX_PAYLOAD_BYTES }]));
         assert_eq!(server.payload(), payload);
         assert_eq!(device.outgoing().unwrap().len(), MAX_PAYLOAD_BYTES);
         assert_eq!(
             device.seal(0, MAX_PAYLOAD_BYTES + 1),
-            Err(ChannelError::PayloadTooLarge {
-                needed: 65_538,
-                have: 65_537
-            })
+            Err(ChannelError::PayloadTooLarge { needed: 65_538, have: 65_537 })
         );
     });
 }

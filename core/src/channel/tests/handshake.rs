@@ -11,38 +11,11 @@ fn another_magic_version_link_or_end_is_named() {
             bytes[at] = to;
             with_server(|server| refusal(server, &bytes))
         };
-        assert_eq!(
-            altered(0, b'X'),
-            ChannelError::WrongMagic {
-                found: *b"XR",
-                ours: 1
-            }
-        );
-        assert_eq!(
-            altered(1, 0),
-            ChannelError::WrongMagic {
-                found: *b"S\0",
-                ours: 1
-            }
-        );
-        assert_eq!(
-            altered(2, 9),
-            ChannelError::WrongVersion { ours: 1, theirs: 9 }
-        );
-        assert_eq!(
-            altered(3, 0x21),
-            ChannelError::WrongKind {
-                expected: 0x11,
-                found: 0x21
-            }
-        );
-        assert_eq!(
-            altered(3, 0x12),
-            ChannelError::WrongKind {
-                expected: 0x11,
-                found: 0x12
-            }
-        );
+        assert_eq!(altered(0, b'X'), ChannelError::WrongMagic { found: *b"XR", ours: 1 });
+        assert_eq!(altered(1, 0), ChannelError::WrongMagic { found: *b"S\0", ours: 1 });
+        assert_eq!(altered(2, 9), ChannelError::WrongVersion { ours: 1, theirs: 9 });
+        assert_eq!(altered(3, 0x21), ChannelError::WrongKind { expected: 0x11, found: 0x21 });
+        assert_eq!(altered(3, 0x12), ChannelError::WrongKind { expected: 0x11, found: 0x12 });
     });
     let told = std::format!("{}", ChannelError::WrongVersion { ours: 1, theirs: 9 });
     assert!(told.contains('1') && told.contains('9'), "{told}");
@@ -51,10 +24,7 @@ fn another_magic_version_link_or_end_is_named() {
 #[test]
 fn a_wrong_version_is_found_before_anything_else_is_awaited() {
     with_server(|server| {
-        assert_eq!(
-            refusal(server, b"SR\x02\x11"),
-            ChannelError::WrongVersion { ours: 1, theirs: 2 }
-        );
+        assert_eq!(refusal(server, b"SR\x02\x11"), ChannelError::WrongVersion { ours: 1, theirs: 2 });
     });
 }
 
@@ -64,17 +34,10 @@ fn the_preambles_are_part_of_the_transcript() {
     let mut buffers = [[0; 102]; 2];
     let [a, b] = &mut buffers;
     let other = Link::ServerDealer;
-    let mut device =
-        Channel::initiator(other, &device_key(), server_name(), &mut Seeded(3), a, b).unwrap();
+    let mut device = Channel::initiator(other, &device_key(), server_name(), &mut Seeded(3), a, b).unwrap();
     let mut first = take(&mut device);
     with_server(|server| {
-        assert_eq!(
-            refusal(server, &first),
-            ChannelError::WrongKind {
-                expected: 0x11,
-                found: 0x21
-            }
-        );
+        assert_eq!(refusal(server, &first), ChannelError::WrongKind { expected: 0x11, found: 0x21 });
     });
     first[3] = 0x11;
     with_server(|server| assert_eq!(refusal(server, &first), ChannelError::HandshakeForged));
@@ -96,8 +59,7 @@ fn an_impostor_cannot_answer() {
     let answer = with_server(|server| {
         let mut buffers = [[0; 102]; 2];
         let [a, b] = &mut buffers;
-        let mut other =
-            Channel::initiator(LINK, &secret(9), server_name(), &mut Seeded(8), a, b).unwrap();
+        let mut other = Channel::initiator(LINK, &secret(9), server_name(), &mut Seeded(8), a, b).unwrap();
         give(server, &take(&mut other)).unwrap();
         server.accept().unwrap();
         let answer = take(server);
@@ -155,8 +117,7 @@ fn low_order_keys_are_refused() {
     }] {
         let mut buffers = [[0; 102]; 2];
         let [a, b] = &mut buffers;
-        let dialled =
-            Channel::initiator(LINK, &device_key(), PublicKey(point), &mut Seeded(3), a, b);
+        let dialled = Channel::initiator(LINK, &device_key(), PublicKey(point), &mut Seeded(3), a, b);
         assert_eq!(dialled.err(), Some(ChannelError::WeakKey));
 
         with_strangers(8, |device, server| {
@@ -181,11 +142,7 @@ fn a_handshake_cut_anywhere_is_reported() {
         for cut in 0..first.len() {
             with_server(|server| {
                 assert_eq!(give(server, &first[..cut]), Ok(vec![]));
-                assert_eq!(
-                    server.end_of_input(),
-                    Err(ChannelError::Truncated),
-                    "cut at {cut}"
-                );
+                assert_eq!(server.end_of_input(), Err(ChannelError::Truncated), "cut at {cut}");
                 assert_dead(server);
             });
         }
@@ -197,18 +154,8 @@ fn fresh_sources_give_fresh_channels() {
     let dial = |seed| {
         let mut buffers = [[0; 102]; 2];
         let [a, b] = &mut buffers;
-        take(
-            &mut Channel::initiator(LINK, &device_key(), server_name(), &mut Seeded(seed), a, b)
-                .unwrap(),
-        )
+        take(&mut Channel::initiator(LINK, &device_key(), server_name(), &mut Seeded(seed), a, b).unwrap())
     };
     let (one, two) = (dial(10), dial(11));
-    assert!(
-        one[6..]
-            .iter()
-            .zip(&two[6..])
-            .filter(|(x, y)| x == y)
-            .count()
-            < 16
-    );
+    assert!(one[6..].iter().zip(&two[6..]).filter(|(x, y)| x == y).count() < 16);
 }

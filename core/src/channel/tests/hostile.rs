@@ -30,9 +30,7 @@ fn no_bit_of_the_handshake_can_change() {
 #[test]
 fn no_bit_of_a_frame_can_change() {
     let frames = |channel: &mut Channel| -> Vec<Vec<u8>> {
-        (0..30)
-            .map(|kind| frame(channel, kind, b"a payload of 27 bytes, or so"))
-            .collect()
+        (0..30).map(|kind| frame(channel, kind, b"a payload of 27 bytes, or so")).collect()
     };
     let bits = with_friends(1200, |device, _| frames(device)[0].len() * 8);
     for bit in 0..bits {
@@ -42,10 +40,7 @@ fn no_bit_of_a_frame_can_change() {
             let error = refusal(server, &frames.concat());
             let short = matches!(error, ChannelError::FrameTooShort { .. });
             let large = matches!(error, ChannelError::FrameTooLarge { .. });
-            assert!(
-                error == ChannelError::FrameForged || (bit < 16 && (short || large)),
-                "{error}"
-            );
+            assert!(error == ChannelError::FrameForged || (bit < 16 && (short || large)), "{error}");
         });
     }
 }
@@ -67,14 +62,7 @@ fn lost_repeated_reordered_and_reflected_frames_are_forgeries() {
             let mut rest = &stream[..];
             for kind in 0..good {
                 let (taken, event) = server.feed(rest).unwrap();
-                assert_eq!(
-                    event,
-                    Event::Frame {
-                        kind: kind as u8,
-                        len: 4
-                    },
-                    "{name}"
-                );
+                assert_eq!(event, Event::Frame { kind: kind as u8, len: 4 }, "{name}");
                 rest = &rest[taken..];
             }
             assert_eq!(refusal(server, rest), ChannelError::FrameForged, "{name}");
@@ -90,13 +78,7 @@ fn lost_repeated_reordered_and_reflected_frames_are_forgeries() {
 fn an_error_in_one_direction_ends_both() {
     with_friends(32, |device, server| {
         device.send(1, b"never to leave").unwrap();
-        assert_eq!(
-            refusal(device, &[0; 64]),
-            ChannelError::FrameTooShort {
-                needed: 17,
-                have: 0
-            }
-        );
+        assert_eq!(refusal(device, &[0; 64]), ChannelError::FrameTooShort { needed: 17, have: 0 });
         assert_eq!(server.end_of_input(), Ok(()));
     });
 }
@@ -105,10 +87,7 @@ fn an_error_in_one_direction_ends_both() {
 fn impossible_lengths_are_refused_before_their_bodies() {
     for have in 0..17u16 {
         with_friends(32, |_, server| {
-            let error = ChannelError::FrameTooShort {
-                needed: 17,
-                have: have.into(),
-            };
+            let error = ChannelError::FrameTooShort { needed: 17, have: have.into() };
             assert_eq!(refusal(server, &have.to_le_bytes()), error);
         });
     }
@@ -119,20 +98,14 @@ fn impossible_lengths_are_refused_before_their_bodies() {
     });
     for len in [118u16, 200, u16::MAX] {
         with_friends(100, |_, server| {
-            let error = ChannelError::FrameTooLarge {
-                needed: usize::from(len) + 2,
-                have: 119,
-            };
+            let error = ChannelError::FrameTooLarge { needed: usize::from(len) + 2, have: 119 };
             assert_eq!(refusal(server, &len.to_le_bytes()), error);
         });
     }
     for len in (0..=u16::MAX).filter(|len| *len != 96).step_by(251) {
         with_server(|server| {
             let bytes = [b'S', b'R', 1, 0x11, len as u8, (len >> 8) as u8];
-            let error = ChannelError::HandshakeLength {
-                expected: 96,
-                found: len.into(),
-            };
+            let error = ChannelError::HandshakeLength { expected: 96, found: len.into() };
             assert_eq!(refusal(server, &bytes), error);
         });
     }
@@ -144,11 +117,7 @@ fn a_frame_cut_anywhere_is_reported() {
     for cut in 1..sealed.len() {
         with_friends(32, |_, server| {
             assert_eq!(give(server, &sealed[..cut]), Ok(vec![]));
-            assert_eq!(
-                server.end_of_input(),
-                Err(ChannelError::Truncated),
-                "cut at {cut}"
-            );
+            assert_eq!(server.end_of_input(), Err(ChannelError::Truncated), "cut at {cut}");
         });
     }
 }
@@ -159,10 +128,7 @@ fn the_last_nonce_is_never_used() {
         device.fast_forward(u64::MAX - 1);
         server.fast_forward(u64::MAX - 1);
         let last = frame(device, 1, b"last");
-        assert_eq!(
-            give(server, &last),
-            Ok(vec![Event::Frame { kind: 1, len: 4 }])
-        );
+        assert_eq!(give(server, &last), Ok(vec![Event::Frame { kind: 1, len: 4 }]));
         assert_eq!(device.send(1, b"beyond"), Err(ChannelError::NonceExhausted));
         assert_dead(device);
         assert_eq!(refusal(server, &last), ChannelError::NonceExhausted);
@@ -174,8 +140,7 @@ fn closing_wipes_both_lent_buffers() {
     let mut buffers = [[0; 150]; 4];
     let [a, b, c, d] = &mut buffers;
     {
-        let mut device =
-            Channel::initiator(LINK, &device_key(), server_name(), &mut Seeded(3), a, b).unwrap();
+        let mut device = Channel::initiator(LINK, &device_key(), server_name(), &mut Seeded(3), a, b).unwrap();
         let mut server = Channel::responder(LINK, &server_key(), &mut Seeded(4), c, d).unwrap();
         befriend(&mut device, &mut server);
         let sealed = frame(&mut device, 1, &[0xaa; 100]);

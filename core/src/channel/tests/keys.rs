@@ -24,9 +24,7 @@ impl TryRng for Stuck {
     }
 
     fn try_fill_bytes(&mut self, dst: &mut [u8]) -> Result<(), Infallible> {
-        dst.iter_mut()
-            .zip(self.0.iter().cycle())
-            .for_each(|(slot, byte)| *slot = *byte);
+        dst.iter_mut().zip(self.0.iter().cycle()).for_each(|(slot, byte)| *slot = *byte);
         Ok(())
     }
 }
@@ -76,28 +74,16 @@ fn both_ends<R: TryCryptoRng>(rng: &mut R) -> [Option<ChannelError>; 3] {
 
 #[test]
 fn a_source_that_stands_still_opens_nothing() {
-    let patterns: [&[u8]; 5] = [
-        &[0],
-        &[0xff],
-        &[0x5a],
-        &[0xde, 0xad, 0xbe, 0xef],
-        &[1, 2, 3, 4, 5, 6, 7, 8],
-    ];
+    let patterns: [&[u8]; 5] = [&[0], &[0xff], &[0x5a], &[0xde, 0xad, 0xbe, 0xef], &[1, 2, 3, 4, 5, 6, 7, 8]];
     for pattern in patterns {
-        assert_eq!(
-            both_ends(&mut Stuck(pattern)),
-            [Some(ChannelError::RandomStuck); 3]
-        );
+        assert_eq!(both_ends(&mut Stuck(pattern)), [Some(ChannelError::RandomStuck); 3]);
     }
     assert_eq!(both_ends(&mut Seeded(0)), [None; 3]);
 }
 
 #[test]
 fn a_source_that_fails_opens_nothing() {
-    assert_eq!(
-        both_ends(&mut Broken),
-        [Some(ChannelError::RandomFailed); 3]
-    );
+    assert_eq!(both_ends(&mut Broken), [Some(ChannelError::RandomFailed); 3]);
 }
 
 #[test]
@@ -108,10 +94,7 @@ fn the_system_source_will_do() {
 #[test]
 fn blank_storage_is_no_key() {
     for blank in [[0; 32], [0xff; 32]] {
-        assert_eq!(
-            StaticSecret::from_bytes(&blank).err(),
-            Some(ChannelError::BlankSecret)
-        );
+        assert_eq!(StaticSecret::from_bytes(&blank).err(), Some(ChannelError::BlankSecret));
     }
     let key = secret(1);
     let stored = StaticSecret::from_bytes(key.expose_bytes()).unwrap();

@@ -6,19 +6,9 @@ use crate::channel::MIN_BUFFER_BYTES;
 #[test]
 fn buffers_that_cannot_hold_the_handshake_are_refused() {
     for (rx, tx) in [(0, 0), (101, 200), (200, 101)] {
-        let error = ChannelError::BufferTooSmall {
-            needed: MIN_BUFFER_BYTES,
-            have: rx.min(tx),
-        };
+        let error = ChannelError::BufferTooSmall { needed: MIN_BUFFER_BYTES, have: rx.min(tx) };
         let (mut rx, mut tx) = (vec![0; rx], vec![0; tx]);
-        let dialled = Channel::initiator(
-            LINK,
-            &device_key(),
-            server_name(),
-            &mut Seeded(3),
-            &mut rx,
-            &mut tx,
-        );
+        let dialled = Channel::initiator(LINK, &device_key(), server_name(), &mut Seeded(3), &mut rx, &mut tx);
         assert_eq!(dialled.err(), Some(error));
         let answering = Channel::responder(LINK, &server_key(), &mut Seeded(3), &mut rx, &mut tx);
         assert_eq!(answering.err(), Some(error));
@@ -28,10 +18,7 @@ fn buffers_that_cannot_hold_the_handshake_are_refused() {
 #[test]
 fn nothing_can_be_sent_before_the_handshake() {
     with_strangers(8, |device, server| {
-        assert_eq!(
-            device.outgoing().map(|_| ()),
-            Err(ChannelError::NotEstablished)
-        );
+        assert_eq!(device.outgoing().map(|_| ()), Err(ChannelError::NotEstablished));
         assert_dead(device);
         assert_eq!(server.send(1, b"early"), Err(ChannelError::NotEstablished));
         assert_dead(server);
@@ -56,10 +43,7 @@ fn a_frame_waits_for_the_one_before_it() {
         give(server, &take(device)).unwrap();
         server.accept().unwrap();
         assert!(server.is_established() && !server.can_send());
-        assert_eq!(
-            server.outgoing().map(|_| ()),
-            Err(ChannelError::SendPending)
-        );
+        assert_eq!(server.outgoing().map(|_| ()), Err(ChannelError::SendPending));
     });
 }
 
@@ -89,10 +73,7 @@ fn more_bytes_than_offered_are_refused() {
     with_strangers(8, |device, server| {
         give(server, &take(device)).unwrap();
         assert_eq!(server.received(0), Ok(Event::NeedMore));
-        assert_eq!(
-            server.received(usize::MAX),
-            error(usize::MAX, 0).map(|()| Event::NeedMore)
-        );
+        assert_eq!(server.received(usize::MAX), error(usize::MAX, 0).map(|()| Event::NeedMore));
     });
     with_friends(8, |device, server| {
         give(server, &frame(device, 1, b"x")).unwrap();
@@ -106,20 +87,11 @@ fn a_payload_must_fit_the_buffer() {
         assert_eq!(device.outgoing().unwrap().len(), 100);
         device.send(1, &[1; 100]).unwrap();
         take(device);
-        assert_eq!(
-            device.send(1, &[1; 101]),
-            Err(ChannelError::PayloadTooLarge {
-                needed: 120,
-                have: 119
-            })
-        );
+        assert_eq!(device.send(1, &[1; 101]), Err(ChannelError::PayloadTooLarge { needed: 120, have: 119 }));
         assert_dead(device);
     });
     with_friends(8, |device, _| {
-        assert!(matches!(
-            device.seal(1, usize::MAX),
-            Err(ChannelError::PayloadTooLarge { .. })
-        ));
+        assert!(matches!(device.seal(1, usize::MAX), Err(ChannelError::PayloadTooLarge { .. })));
     });
 }
 
@@ -138,19 +110,10 @@ fn every_error_says_something() {
     for error in [
         ChannelError::Closed,
         ChannelError::BufferTooSmall { needed: 1, have: 2 },
-        ChannelError::WrongMagic {
-            found: *b"HT",
-            ours: 1,
-        },
+        ChannelError::WrongMagic { found: *b"HT", ours: 1 },
         ChannelError::WrongVersion { ours: 1, theirs: 2 },
-        ChannelError::WrongKind {
-            expected: 1,
-            found: 2,
-        },
-        ChannelError::HandshakeLength {
-            expected: 1,
-            found: 2,
-        },
+        ChannelError::WrongKind { expected: 1, found: 2 },
+        ChannelError::HandshakeLength { expected: 1, found: 2 },
         ChannelError::HandshakeForged,
         ChannelError::WeakKey,
         ChannelError::BlankSecret,
@@ -165,10 +128,7 @@ fn every_error_says_something() {
         ChannelError::NotEstablished,
         ChannelError::SendPending,
         ChannelError::NothingToAccept,
-        ChannelError::BadCount {
-            reported: 1,
-            offered: 2,
-        },
+        ChannelError::BadCount { reported: 1, offered: 2 },
     ] {
         let told = std::format!("{error}");
         assert!(told.len() > 20 && told.contains([';', ':']), "{told}");

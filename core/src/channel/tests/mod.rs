@@ -68,25 +68,16 @@ fn server_name() -> PublicKey {
 }
 
 /// Two fresh ends that have not met, with buffers for `payload` bytes.
-fn with_strangers<T>(
-    payload: usize,
-    test: impl for<'b> FnOnce(&mut Channel<'b>, &mut Channel<'b>) -> T,
-) -> T {
+fn with_strangers<T>(payload: usize, test: impl for<'b> FnOnce(&mut Channel<'b>, &mut Channel<'b>) -> T) -> T {
     let mut buffers = vec![vec![0; buffer_bytes(payload)]; 4];
-    let [a, b, c, d] = buffers.as_mut_slice() else {
-        unreachable!()
-    };
-    let mut device =
-        Channel::initiator(LINK, &device_key(), server_name(), &mut Seeded(3), a, b).unwrap();
+    let [a, b, c, d] = buffers.as_mut_slice() else { unreachable!() };
+    let mut device = Channel::initiator(LINK, &device_key(), server_name(), &mut Seeded(3), a, b).unwrap();
     let mut server = Channel::responder(LINK, &server_key(), &mut Seeded(4), c, d).unwrap();
     test(&mut device, &mut server)
 }
 
 /// Two ends after their handshake.
-fn with_friends<T>(
-    payload: usize,
-    test: impl for<'b> FnOnce(&mut Channel<'b>, &mut Channel<'b>) -> T,
-) -> T {
+fn with_friends<T>(payload: usize, test: impl for<'b> FnOnce(&mut Channel<'b>, &mut Channel<'b>) -> T) -> T {
     with_strangers(payload, |device, server| {
         befriend(device, server);
         test(device, server)
@@ -94,10 +85,7 @@ fn with_friends<T>(
 }
 
 fn befriend(device: &mut Channel, server: &mut Channel) {
-    assert_eq!(
-        give(server, &take(device)),
-        Ok(vec![Event::Identity(device_key().public_key())])
-    );
+    assert_eq!(give(server, &take(device)), Ok(vec![Event::Identity(device_key().public_key())]));
     server.accept().unwrap();
     assert_eq!(give(device, &take(server)), Ok(vec![Event::Established]));
 }

@@ -8,9 +8,7 @@ use crate::channel::noise::{Blake2s, ChaChaPoly, X25519};
 use crate::channel::secret::Secret;
 
 fn hex(text: &str) -> Vec<u8> {
-    (0..text.len() / 2)
-        .map(|i| u8::from_str_radix(&text[2 * i..2 * i + 2], 16).unwrap())
-        .collect()
+    (0..text.len() / 2).map(|i| u8::from_str_radix(&text[2 * i..2 * i + 2], 16).unwrap()).collect()
 }
 
 fn key(text: &str) -> Secret<32> {
@@ -26,12 +24,8 @@ fn the_primitives_reproduce_the_cacophony_vector() {
             noise_ik(),
             true,
             &prologue,
-            Some(key(
-                "e61ef9919cde45dd5f82166404bd08e38bceb5dfdfded0a34c8df7ed542214d1",
-            )),
-            Some(key(
-                "893e28b9dc6ca8d611ab664754b8ceb7bac5117349a4439a6b0569da977c464a",
-            )),
+            Some(key("e61ef9919cde45dd5f82166404bd08e38bceb5dfdfded0a34c8df7ed542214d1")),
+            Some(key("893e28b9dc6ca8d611ab664754b8ceb7bac5117349a4439a6b0569da977c464a")),
             Some(*key("31e0303fd6418d2f8c0e78b91f22e8caed0fbe48656dcf4767e4834f701b8f62").bytes()),
             None,
         ),
@@ -39,12 +33,8 @@ fn the_primitives_reproduce_the_cacophony_vector() {
             noise_ik(),
             false,
             &prologue,
-            Some(key(
-                "4a3acbfdb163dec651dfa3194dece676d437029c62a408b4c5ea9114246e4893",
-            )),
-            Some(key(
-                "bbdb4cdbd309f1a1f2e1456967fe288cadd6f712d65dc7b7793d5e63da6b375b",
-            )),
+            Some(key("4a3acbfdb163dec651dfa3194dece676d437029c62a408b4c5ea9114246e4893")),
+            Some(key("bbdb4cdbd309f1a1f2e1456967fe288cadd6f712d65dc7b7793d5e63da6b375b")),
             None,
             None,
         ),
@@ -76,18 +66,9 @@ fn the_primitives_reproduce_the_cacophony_vector() {
     assert_eq!(ends[1].get_hash(), hash);
 
     let transport = [
-        (
-            "462e20412e20486179656b",
-            "2c256ed08fcd08c2980f954ee4beaccb61c9581340f5dd2fd1cf3b",
-        ),
-        (
-            "4361726c204d656e676572",
-            "d6033f70eee20945c7c9dba304e397ee3b284ff5e00fd9efb095d3",
-        ),
-        (
-            "4a65616e2d426170746973746520536179",
-            "a9c068ca5d8babf72560652d8e851adbfac35c8a66e810d560863173e96adf4cfe",
-        ),
+        ("462e20412e20486179656b", "2c256ed08fcd08c2980f954ee4beaccb61c9581340f5dd2fd1cf3b"),
+        ("4361726c204d656e676572", "d6033f70eee20945c7c9dba304e397ee3b284ff5e00fd9efb095d3"),
+        ("4a65616e2d426170746973746520536179", "a9c068ca5d8babf72560652d8e851adbfac35c8a66e810d560863173e96adf4cfe"),
         (
             "457567656e2042f6686d20766f6e2042617765726b",
             "2a09d8f459e5927e40fdd2eddc99bdafb04e13a26f145cb5cfe9e6ba34c94331ebc17d5156",
@@ -99,10 +80,7 @@ fn the_primitives_reproduce_the_cacophony_vector() {
         let mut body = hex(payload);
         let plaintext = body.len();
         body.extend([0; 16]);
-        assert_eq!(
-            cipher.encrypt_ad_in_place(&[], &mut body, plaintext),
-            body.len()
-        );
+        assert_eq!(cipher.encrypt_ad_in_place(&[], &mut body, plaintext), body.len());
         assert_eq!(body, hex(message));
     }
 }
@@ -143,32 +121,24 @@ fn version_1_stays_version_1() {
     let server = StaticSecret::from_bytes(&Prepared(2).bytes()).unwrap();
     let mut buffers = [[0; 128]; 4];
     let [a, b, c, d] = &mut buffers;
-    let mut dialler =
-        Channel::initiator(LINK, &device, server.public_key(), &mut Prepared(3), a, b).unwrap();
+    let mut dialler = Channel::initiator(LINK, &device, server.public_key(), &mut Prepared(3), a, b).unwrap();
     let mut answerer = Channel::responder(LINK, &server, &mut Prepared(4), c, d).unwrap();
 
     let first = take(&mut dialler);
     assert_eq!(
         first,
-        hex(
-            "535201116000bb50ff9e82a574cfbf820e97f60fb9c143ec7415cf514f8cfd98eff59e059614344a53c7a015bc8f\
+        hex("535201116000bb50ff9e82a574cfbf820e97f60fb9c143ec7415cf514f8cfd98eff59e059614344a53c7a015bc8f\
              3a4847c23bbaad8898cbed3ad5b436a875408561050c249fcd30ba43fdcb2c82acc943bb6dfb61b1715e2109682a\
-             cfbfdd750974cd192f3e"
-        )
+             cfbfdd750974cd192f3e")
     );
     give(&mut answerer, &first).unwrap();
     answerer.accept().unwrap();
     let second = take(&mut answerer);
     assert_eq!(
         second,
-        hex(
-            "535201123000f74e5bb7515d565274967af75d88497dc6fc7fcd607da9dd91a617db86ad0110c6ebf60b7c9708ab\
-             da98efdcb9406719"
-        )
+        hex("535201123000f74e5bb7515d565274967af75d88497dc6fc7fcd607da9dd91a617db86ad0110c6ebf60b7c9708ab\
+             da98efdcb9406719")
     );
     give(&mut dialler, &second).unwrap();
-    assert_eq!(
-        frame(&mut dialler, 9, b"pinned"),
-        hex("170006b12e3a47cdea4838eda8511d1b0cf7015715a0c2b512")
-    );
+    assert_eq!(frame(&mut dialler, 9, b"pinned"), hex("170006b12e3a47cdea4838eda8511d1b0cf7015715a0c2b512"));
 }

@@ -153,9 +153,7 @@ struct Report(File);
 impl Report {
     fn line(&mut self, text: fmt::Arguments<'_>) -> Result<(), Failure> {
         let failed = |_| Failure::File(ANSWERS, semi::Error::Write);
-        self.write_fmt(text)
-            .and_then(|()| self.write_str("\n"))
-            .map_err(failed)
+        self.write_fmt(text).and_then(|()| self.write_str("\n")).map_err(failed)
     }
 
     fn stack(&mut self, peak: usize) -> Result<(), Failure> {
@@ -179,8 +177,7 @@ const ANSWERS: &str = "answers.txt";
 fn provisioned() -> Result<Provisioning, Failure> {
     let mut bytes = Zeroizing::new([0; provisioning::BYTES]);
     let mut file = File::open(KEY).map_err(|error| Failure::File(KEY, error))?;
-    file.read_exact(bytes.as_mut())
-        .map_err(|_| Failure::File(KEY, semi::Error::Read))?;
+    file.read_exact(bytes.as_mut()).map_err(|_| Failure::File(KEY, semi::Error::Read))?;
     Provisioning::from_bytes(&bytes).ok_or(Failure::Key)
 }
 
@@ -218,12 +215,7 @@ fn work() -> Result<Report, Failure> {
     let mut uart = Uart::new(peripherals.SYST);
     uart.set_timeout(Some(plan.timeout));
     let mut link = Link::new(&mut uart);
-    let memory = DeviceMemory {
-        rx,
-        tx,
-        work: space,
-        input,
-    };
+    let memory = DeviceMemory { rx, tx, work: space, input };
     let session = connect(memory, counters)?;
     match driver::run(&mut link, session)? {
         Event::Ready => {}
@@ -243,11 +235,7 @@ fn work() -> Result<Report, Failure> {
     let mut index = 0;
     while next_input(&mut inputs, sample)? {
         for code in codes(programs) {
-            let request = Request {
-                slot: Slot::from_code(code),
-                lambda: plan.lambda,
-                link: plan.link,
-            };
+            let request = Request { slot: Slot::from_code(code), lambda: plan.lambda, link: plan.link };
             top_up(session, &mut link, &mut report, request.slot, fitting)?;
             answer(session, &mut link, &mut report, request, index, sample)?;
         }
@@ -373,6 +361,10 @@ fn answer(
     let asked = request.slot.code();
     let mut model = asked;
     let mut event = measured(Phase::Online, || {
+        #[cfg(feature = "leak")]
+        for _ in sample.iter().filter(|value| **value > 0) {
+            cortex_m::asm::nop();
+        }
         session.infer(request, sample)?;
         Ok::<_, Failure>(driver::run(link, session)?)
     });
@@ -390,11 +382,8 @@ fn answer(
     }
     let (sent, received) = (link.sent - before.0, link.received - before.1);
     let (class, ticks) = (session.class().unwrap_or(0), ticks());
-    write!(
-        report,
-        "answer {index} {asked} {model} {class} {sent} {received} {ticks}"
-    )
-    .map_err(|_| Failure::File(ANSWERS, semi::Error::Write))?;
+    write!(report, "answer {index} {asked} {model} {class} {sent} {received} {ticks}")
+        .map_err(|_| Failure::File(ANSWERS, semi::Error::Write))?;
     for logit in session.logits() {
         write!(report, " {logit}").map_err(|_| Failure::File(ANSWERS, semi::Error::Write))?;
     }

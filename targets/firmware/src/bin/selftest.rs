@@ -48,9 +48,7 @@ fn report<E: embedded_io::Error>(result: Result<(), E>) -> u8 {
 
 /// FNV-1a, carried on over pieces.
 fn checksum(sum: u32, bytes: &[u8]) -> u32 {
-    bytes
-        .iter()
-        .fold(sum, |h, &b| (h ^ u32::from(b)).wrapping_mul(0x0100_0193))
+    bytes.iter().fold(sum, |h, &b| (h ^ u32::from(b)).wrapping_mul(0x0100_0193))
 }
 const CHECKSUM_START: u32 = 0x811c_9dc5;
 

@@ -1,0 +1,573 @@
+//! Parties that depart from the protocol, and what they gain: nothing where the documents say so, and as much as they
+//! say elsewhere. An attack that stops working here is good news for a document that must then be changed.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+mod lab;
+#[path = "lab/tamper.rs"]
+mod tamper;
+#[path = "lab/world.rs"]
+mod world;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use lab::{Secret, Seeds, random_secret};
+use secure_router_core::circuit::{MessageKind, Program, Response, Slot};
+use secure_router_core::gate::{opening, requantise, table};
+use secure_router_core::ring::{bits_at, low_bits, signed};
+use secure_router_core::spec::{ModelSpec, Opening, Output, RouterSpec};
+use tamper::{Honest, Tamper, View, add, gates, messages, run};
+use world::Chance;
+
+fn shape(shift: u8, index_bits: u8) -> Opening {
+    Opening { shift, index_bits }
+}
+
+// ---- a malicious server, gate by gate: every value of every mask
+
+/// A strategy: any function of what was seen. Number 0 is honest, 1 to 3 shift what is honest, the others are noise.
+fn strategy(number: u32, honest: u32, seen: &[u32]) -> u32 {
+    match number {
+        0..4 => honest.wrapping_add(number),
+        _ => {
+            let mixed = seen.iter().fold(u64::from(number), |mixed, word| (mixed ^ u64::from(*word)).wrapping_mul(31));
+            Chance(mixed).word() as u32
+        }
+    }
+}
+
+const STRATEGIES: u32 = 12;
+
+/// How often each view occurs over all masks.
+type Views = BTreeMap<Vec<u32>, u32>;
+
+/// All views of a server that is lied to by nobody and answers as `strategy` says; `masks` bits of randomness are
+/// handed out from the low end.
+fn views(masks: u8, view: impl Fn(&mut dyn FnMut(u8) -> u32) -> Vec<u32>) -> Views {
+    let mut views = Views::new();
+    for number in 0..1u32 << masks {
+        let mut left = number;
+        let mut draw = |bits: u8| {
+            let value = low_bits(left, bits);
+            left >>= bits;
+            value
+        };
+        *views.entry(view(&mut draw)).or_default() += 1;
+    }
+    views
+}
+
+/// One opening with a table of one-time padded entries, seen from the server: its share, the correction, the entries,
+/// and the pad that its index unlocks.
+fn opened(
+    rule: Opening,
+    out: u8,
+    entries: u32,
+    number: u32,
+    y: u32,
+    rho_server: u32,
+    draw: &mut dyn FnMut(u8) -> u32,
+    entry: impl Fn(u32, u32, u32) -> u32,
+    masked: bool,
+) -> Vec<u32> {
+    let (mask, rho_device) = (draw(rule.bits()), draw(rule.bits()));
+    let out_mask = if masked { draw(out) } else { 0 };
+    let pads: Vec<u32> = (0..entries).map(|_| draw(out)).collect();
+    let y_hat = low_bits(y.wrapping_add(mask), rule.bits());
+    let correction = low_bits(opening::device_correction(rho_device, mask), rule.bits());
+    let sigma = opening::dealer_sigma(rule, rho_device.wrapping_add(rho_server));
+    let mut seen = vec![y_hat, correction];
+    seen.extend((0..entries).map(|j| low_bits(entry(sigma, j, out_mask).wrapping_sub(pads[j as usize]), out)));
+    let honest = opening::server_index(rule, y_hat, correction, rho_server);
+    let honest = if entries == 2 { requantise::key_bit(rule, honest) } else { honest };
+    let index = strategy(number, honest, &seen) % entries;
+    seen.extend([index, pads[index as usize]]);
+    seen
+}
+
+#[test]
+fn a_tables_opening_shows_any_server_the_same_for_every_value() {
+    let rule = shape(1, 2);
+    let (function, out) = ([1u32, 3, 0, 2], 2);
+    for number in 0..STRATEGIES {
+        let of = |y| {
+            views(3 + 3 + 2 + 8, |draw| {
+                let entry = |sigma, j, mask| {
+                    let mut entries = Vec::new();
+                    table::dealer_entries(&function, sigma, mask, |entry| entries.push(entry));
+                    entries[j as usize]
+                };
+                opened(rule, out, 4, number, y, 5, draw, entry, true)
+            })
+        };
+        let first = of(0);
+        (1..1 << rule.bits()).for_each(|y| assert!(of(y) == first, "strategy {number}: the view tells {y} from 0"));
+    }
+}
+
+#[test]
+fn a_requantisation_shows_any_server_the_same_for_every_value() {
+    let rule = shape(1, 3);
+    for number in 0..STRATEGIES {
+        let of = |y| {
+            views(4 + 4 + 2 + 4, |draw| {
+                let entry = |sigma, j, mask| requantise::dealer_entry(rule, sigma, j, mask);
+                opened(rule, 2, 2, number, y, 9, draw, entry, true)
+            })
+        };
+        let first = of(0);
+        (1..1 << rule.bits()).for_each(|y| assert!(of(y) == first, "strategy {number}: the view tells {y} from 0"));
+    }
+}
+
+#[test]
+fn an_open_table_shows_any_server_one_bit_and_no_more() {
+    let rule = shape(0, 3);
+    // 1 for an index of exactly 2, as the router's last gate.
+    let function: Vec<u32> = (0..8).map(|index| u32::from(index == 2)).collect();
+    for number in 0..STRATEGIES {
+        // What came before the pad, to how often the pad was 0 and 1, for each value.
+        let mut before = BTreeMap::<Vec<u32>, BTreeMap<u32, [u32; 2]>>::new();
+        for y in 0..1 << rule.bits() {
+            let views = views(3 + 3 + 8, |draw| {
+                let entry = |sigma, j, mask| {
+                    let mut entries = Vec::new();
+                    table::dealer_entries(&function, sigma, mask, |entry| entries.push(entry));
+                    entries[j as usize]
+                };
+                opened(rule, 1, 8, number, y, 6, draw, entry, false)
+            });
+            for (mut view, count) in views {
+                let pad = view.pop().unwrap();
+                before.entry(view).or_default().entry(y).or_default()[pad as usize] += count;
+            }
+        }
+        for (view, by_value) in &before {
+            // Until the pad comes, all values look alike.
+            let total = |pads: &[u32; 2]| pads[0] + pads[1];
+            assert_eq!(by_value.len(), 8, "strategy {number}: {view:?}");
+            assert!(by_value.values().all(|pads| total(pads) == total(&by_value[&0])), "strategy {number}");
+            // Then they fall into two classes at most: that one element's bit.
+            assert!(by_value.values().collect::<BTreeSet<_>>().len() <= 2, "strategy {number}");
+        }
+        let told = before.values().any(|by_value| by_value.values().collect::<BTreeSet<_>>().len() == 2);
+        assert!(told, "the bit is there");
+    }
+}
+
+#[test]
+fn linear_gates_and_products_show_any_server_the_same_for_every_value() {
+    const BITS: u8 = 2;
+    let low = |value| low_bits(value, BITS);
+    // Two gates that read one wire, with masked weights and weight masks of the server's choice.
+    for weights in 0..256u32 {
+        let [f1, f2, b1, b2] = [weights & 3, weights >> 2 & 3, weights >> 4 & 3, weights >> 6];
+        let of = |x: u32| {
+            views(10, |draw| {
+                let (r, u1, u2, rho1, rho2) = (draw(2), draw(2), draw(2), draw(2), draw(2));
+                let gate = |f: u32, b: u32, u: u32, rho| {
+                    let mask = b.wrapping_mul(r).wrapping_add(u);
+                    [low(f.wrapping_mul(r).wrapping_sub(u)), low(opening::device_correction(rho, mask))]
+                };
+                [[low(x.wrapping_add(r)), 0], gate(f1, b1, u1, rho1), gate(f2, b2, u2, rho2)].concat()
+            })
+        };
+        let first = of(0);
+        (1..4).for_each(|x| assert!(of(x) == first, "weights {weights}: the view tells {x} from 0"));
+    }
+    // A product with operands of the server's choice.
+    for number in 0..STRATEGIES {
+        let of = |x: u32, y: u32| {
+            views(8, |draw| {
+                let (r_x, r_y, u, rho) = (draw(2), draw(2), draw(2), draw(2));
+                let (p_x, p_y) = (1u32, 2u32);
+                let q = p_x * r_y + r_x * p_y + r_x * r_y;
+                let mut seen = vec![low(x + r_x), low(y + r_y), low(q.wrapping_sub(u))];
+                let e_x = strategy(number, x + r_x + p_x, &seen);
+                let e_y = strategy(number + 1, y + r_y + p_y, &seen);
+                let mask = e_x.wrapping_mul(r_y).wrapping_add(r_x.wrapping_mul(e_y)).wrapping_sub(u);
+                seen.push(low(opening::device_correction(rho, mask)));
+                seen
+            })
+        };
+        let first = of(0, 0);
+        (1..16).for_each(|xy| assert!(of(xy & 3, xy >> 2) == first, "strategy {number}: the view tells {xy} from 0"));
+    }
+}
+
+// ---- a malicious server, over whole programs
+
+fn model_spec() -> ModelSpec {
+    ModelSpec {
+        tokens: 2,
+        features: 4,
+        width: 4,
+        heads: 2,
+        ffn: 4,
+        layers: 1,
+        qkv: shape(5, 11),
+        score: shape(4, 6),
+        mix: shape(4, 11),
+        ffn_in: shape(6, 6),
+        output_bits: 19,
+    }
+}
+
+/// Sends any indices, operands and outputs, by what it saw.
+struct Liar(Chance);
+
+impl Tamper for Liar {
+    fn down(&mut self, number: usize, message: &mut Vec<u8>, view: &View) {
+        let seen = view.up.iter().flatten().chain(&view.corrections).map(|byte| u64::from(*byte)).sum::<u64>();
+        let padding = message.last().map_or(0, |_| 0);
+        match (seen ^ number as u64) % 3 {
+            0 => {}
+            1 => message.iter_mut().for_each(|byte| *byte = self.0.word() as u8),
+            _ => message.iter_mut().for_each(|byte| *byte ^= seen as u8 | 1),
+        }
+        let _ = padding;
+    }
+}
+
+/// The server's view as bits, and all that it can unlock with it: for each answer, the entry under its index.
+fn bits(program: &Program, view: &View, opened: &mut Vec<u32>) -> Vec<bool> {
+    let mut unlocked = Vec::new();
+    let gates = gates(program);
+    let (up, down) = (messages(program, true), messages(program, false));
+    for (number, (place, message)) in up.iter().enumerate().filter(|(_, (_, m))| m.kind == MessageKind::Answer) {
+        let gate = &gates[*place];
+        let index_at = down.iter().position(|(have, m)| have == place && m.kind == MessageKind::Index).unwrap();
+        for element in 0..message.elements {
+            let index = down[index_at].1.bits;
+            let index = bits_at(&view.down[index_at], u64::from(element) * u64::from(index), index);
+            let place = table::entry(element, gate.response.entries(), index);
+            let entry = bits_at(&view.stock, gate.entries_at * 8 + place * u64::from(message.bits), message.bits);
+            let pad = bits_at(&view.up[number], u64::from(element) * u64::from(message.bits), message.bits);
+            let value = low_bits(entry.wrapping_add(pad), message.bits);
+            if matches!(gate.response, Response::Table { open: true, .. }) {
+                opened.push(value);
+            } else {
+                unlocked.extend((0..message.bits).map(|bit| value >> bit & 1 == 1));
+            }
+        }
+    }
+    let raw = view.corrections.iter().chain(view.up.iter().flatten()).chain(&view.stock);
+    let raw = raw.flat_map(|byte| (0..8).map(move |bit| byte >> bit & 1 == 1));
+    // What it unlocks first; the last answer of a router is left out with what it opens.
+    unlocked.into_iter().chain(raw).collect()
+}
+
+#[test]
+fn a_lying_servers_view_of_a_program_does_not_tell_two_inputs_apart() {
+    const RUNS: u64 = 1500;
+    let trunk = ModelSpec { heads: 0, output_bits: 13, ..model_spec() };
+    let programs = [
+        Program::Model { spec: model_spec(), classes: 3, output: Output::Label },
+        Program::Router { spec: RouterSpec { trunk, utility: shape(6, 7) }, models: 3 },
+    ];
+    for program in programs {
+        let router = matches!(program, Program::Router { .. });
+        let slot = if router { Slot::Router } else { Slot::Model(0) };
+        let secret = random_secret(program, 2, 100);
+        let inputs = [vec![-128; 8], vec![127; 8]];
+        let mut ones: [Vec<f64>; 2] = Default::default();
+        let mut joint: [Vec<f64>; 2] = Default::default();
+        for (world, input) in inputs.iter().enumerate() {
+            for run_number in 0..RUNS {
+                let seeds = Seeds { slot, ..Seeds::fixed(40) };
+                let mut liar = Liar(Chance(run_number));
+                // Padding must stay zero, or the device hangs up: the lies are cut to what is read.
+                let mut padded = Padded { program: &program, inner: &mut liar };
+                let (view, _) = run(&secret, &seeds, 2 * run_number + world as u64, input, &[0; 3], &mut padded);
+                let mut opened = Vec::new();
+                let bits = bits(&program, &view, &mut opened);
+                assert_eq!(opened.len(), if router { 3 } else { 0 }, "opened bits");
+                let total = bits.len();
+                ones[world].resize(total, 0.0);
+                joint[world].resize(total, 0.0);
+                for at in 0..total {
+                    ones[world][at] += f64::from(u8::from(bits[at]));
+                    joint[world][at] += f64::from(u8::from(bits[at] ^ bits[(at * 131 + 7) % total]));
+                }
+            }
+        }
+        // A router's opened element is also its pad and its entry: with a fixed seed they are one bit of the view
+        // each, uniform by themselves, and only together the opened bit, which `bits` leaves out.
+        for counts in [&ones, &joint] {
+            for (at, (a, b)) in counts[0].iter().zip(&counts[1]).enumerate() {
+                let n = RUNS as f64;
+                let spread = ((a + b) / 2.0 * (1.0 - (a + b) / (2.0 * n)) * 2.0).sqrt();
+                assert!((a - b).abs() <= 6.0 * spread, "bit {at} of {program:?}: {a} and {b} of {n}");
+            }
+        }
+    }
+}
+
+/// Clears the bits that pad a message.
+struct Padded<'a, T> {
+    program: &'a Program,
+    inner: &'a mut T,
+}
+
+impl<T: Tamper> Tamper for Padded<'_, T> {
+    fn down(&mut self, number: usize, message: &mut Vec<u8>, view: &View) {
+        self.inner.down(number, message, view);
+        let (_, shape) = messages(self.program, false)[number];
+        let used = u64::from(shape.elements) * u64::from(shape.bits);
+        for bit in used..message.len() as u64 * 8 {
+            message[(bit / 8) as usize] &= !(1 << (bit % 8));
+        }
+    }
+}
+
+// ---- how much a router of the server's own making learns
+
+/// Who beats whom, for all pairs, to the wins of each.
+fn wins(models: usize, tournament: u32) -> Vec<u32> {
+    let mut wins = vec![0; models];
+    let mut pair = 0;
+    for first in 0..models {
+        for second in first + 1..models {
+            wins[if tournament >> pair & 1 == 1 { first } else { second }] += 1;
+            pair += 1;
+        }
+    }
+    wins
+}
+
+/// The most opened patterns that any shifts of the last indices tell apart, and such wins as are asked for.
+fn most_patterns(models: usize) -> (usize, Vec<u32>) {
+    let tournaments = 1u32 << (models * (models - 1) / 2);
+    let scores: BTreeSet<Vec<u32>> = (0..tournaments).map(|tournament| wins(models, tournament)).collect();
+    let mut best = (0, Vec::new());
+    for number in 0..models.pow(models as u32) {
+        let asked: Vec<u32> = (0..models as u32).map(|place| (number / models.pow(place) % models) as u32).collect();
+        let pattern = |wins: &Vec<u32>| wins.iter().zip(&asked).fold(0u32, |bits, (w, a)| bits << 1 | u32::from(w == a));
+        let patterns = scores.iter().map(pattern).collect::<BTreeSet<_>>().len();
+        if patterns > best.0 {
+            best = (patterns, asked);
+        }
+    }
+    best
+}
+
+/// Asks each model for another number of wins than all of them.
+struct Asks<'a> {
+    program: &'a Program,
+    asked: &'a [u32],
+}
+
+impl Tamper for Asks<'_> {
+    fn down(&mut self, number: usize, message: &mut Vec<u8>, _: &View) {
+        let last = messages(self.program, false);
+        if number + 1 == last.len() {
+            let all = self.asked.len() as u32 - 1;
+            for (element, asked) in self.asked.iter().enumerate() {
+                add(message, 0, last[number].1.bits, element as u64, all.wrapping_sub(*asked));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_router_of_the_servers_making_learns_less_than_one_bit_per_model() {
+    const MODELS: usize = 3;
+    // The secret is a number of 3 bits, in three input values; the router's weights put it together.
+    let trunk = ModelSpec { tokens: 1, features: 3, heads: 0, ffn: 0, layers: 0, output_bits: 6, ..model_spec() };
+    let program = Program::Router { spec: RouterSpec { trunk, utility: shape(0, 6) }, models: MODELS as u16 };
+    let mut secret = random_secret(program, 1, 1);
+    secret.weights = [1, 2, 4].repeat(MODELS);
+    // Each model's utility is another part of one table.
+    secret.biases = vec![0, 8, 16];
+    // Utilities for each way in which three models can beat each other: differences wrap modulo 2^11.
+    let beats = |u: i32, v: i32| u32::from(signed(low_bits(u.wrapping_sub(v) as u32, 11), 11) >= 0);
+    let mut utilities = vec![None; 8];
+    for (p, q) in (-1000..=1000).step_by(100).flat_map(|p| (-1000..=1000).step_by(100).map(move |q| (p, q))) {
+        utilities[(beats(0, p) | beats(0, q) << 1 | beats(p, q) << 2) as usize] = Some([0, p, q]);
+    }
+    for (value, utilities) in utilities.iter().enumerate() {
+        let utilities = utilities.expect("every tournament has its utilities");
+        (0..MODELS).for_each(|model| secret.tables[8 * model + value] = utilities[model] as i16);
+    }
+    let seeds = Seeds { slot: Slot::Router, ..Seeds::fixed(50) };
+    let mut learn = |asked: &[u32]| {
+        let mut patterns = BTreeMap::<Vec<u32>, Vec<u32>>::new();
+        for value in 0..8u32 {
+            let input: Vec<i16> = (0..3).map(|bit| (value >> bit & 1) as i16).collect();
+            let (view, _) = run(&secret, &seeds, u64::from(value), &input, &[0; MODELS], &mut Asks { program: &program, asked });
+            let mut opened = Vec::new();
+            bits(&program, &view, &mut opened);
+            let wanted: Vec<u32> = wins(MODELS, value).iter().zip(asked).map(|(w, a)| u32::from(w == a)).collect();
+            assert_eq!(opened, wanted, "value {value}");
+            patterns.entry(opened).or_default().push(value);
+        }
+        patterns
+    };
+    let all = vec![MODELS as u32 - 1; MODELS];
+    let honest = learn(&all).len();
+    let (most, asked) = most_patterns(MODELS);
+    let found = learn(&asked);
+    assert_eq!(found.len(), most);
+    println!(
+        "3 models: {honest} values of the secret told apart with the protocol's indices, {most} with shifted ones: \
+         {:.2} bits of an input per routed question: {found:?}",
+        (most as f64).log2()
+    );
+    assert_eq!((honest, most), (4, 7));
+    for models in 2..=5 {
+        let (most, asked) = most_patterns(models);
+        println!("{models} models: {most} patterns, {:.2} bits, asking for {asked:?} wins", (most as f64).log2());
+        // All 2^n never: wins add up to a constant.
+        assert!(most < 1 << models);
+    }
+}
+
+// ---- a malicious device
+
+/// Shifts what the device sends.
+#[derive(Default)]
+struct Shifts {
+    /// Message, bits, element, shift.
+    up: Vec<(usize, u8, u64, u32)>,
+    /// First bit, bits, element, shift.
+    corrections: Vec<(u64, u8, u64, u32)>,
+}
+
+impl Tamper for Shifts {
+    fn corrections(&mut self, corrections: &mut Vec<u8>) {
+        for (first, bits, element, shift) in &self.corrections {
+            add(corrections, *first, *bits, *element, *shift);
+        }
+    }
+    fn up(&mut self, number: usize, message: &mut Vec<u8>) {
+        for (_, bits, element, shift) in self.up.iter().filter(|(have, ..)| *have == number) {
+            add(message, 0, *bits, *element, *shift);
+        }
+    }
+}
+
+const FEATURES: usize = 5;
+const FFN: usize = 4;
+const CLASSES: usize = 4;
+const LARGEST: i32 = 60;
+
+fn victim(output: Output) -> Secret {
+    let spec = ModelSpec {
+        tokens: 2,
+        features: FEATURES as u16,
+        width: 0,
+        heads: 0,
+        ffn: FFN as u16,
+        layers: 1,
+        ffn_in: shape(7, 9),
+        output_bits: 24,
+        ..model_spec()
+    };
+    random_secret(Program::Model { spec, classes: CLASSES as u16, output }, 77, LARGEST as i16)
+}
+
+/// The last linear layer: class, column (the input's, then the activations').
+fn last_layer(secret: &Secret) -> Vec<Vec<i32>> {
+    let first = secret.weights.len() - CLASSES * (FEATURES + FFN);
+    let (input, ffn) = secret.weights[first..].split_at(CLASSES * FEATURES);
+    let row = |class: usize| {
+        let input = &input[class * FEATURES..][..FEATURES];
+        input.iter().chain(&ffn[class * FFN..][..FFN]).map(|weight| i32::from(*weight)).collect()
+    };
+    (0..CLASSES).map(row).collect()
+}
+
+/// The shift that makes a column of the last layer stand out by 2^16: of the input's share, or of the activations'.
+/// The layer before reads its wires modulo 2^16 and does not notice.
+fn stand_out(column: usize) -> (usize, u8, u64, u32) {
+    if column < FEATURES { (0, 24, column as u64, 1 << 16) } else { (1, 24, (column - FEATURES) as u64, 1 << 16) }
+}
+
+#[test]
+fn a_device_that_shifts_its_shares_reads_the_last_layer_from_logits() {
+    let secret = victim(Output::Logits);
+    let truth = last_layer(&secret);
+    let seeds = Seeds::fixed(60);
+    let input = vec![0; 2 * FEATURES];
+    let mut found = vec![Vec::new(); CLASSES];
+    let mut questions = 0u64;
+    for column in 0..FEATURES + FFN {
+        let mut shifts = Shifts { up: vec![stand_out(column)], ..Shifts::default() };
+        let (_, logits) = run(&secret, &seeds, questions, &input, &[], &mut shifts);
+        questions += 1;
+        for (found, logit) in found.iter_mut().zip(logits) {
+            found.push((logit + (1 << 15)) >> 16);
+        }
+    }
+    assert_eq!(found, truth);
+    println!("logits: {} weights of the last layer, exactly, in {questions} questions", CLASSES * truth[0].len());
+    assert_eq!(questions, 9);
+}
+
+#[test]
+fn a_device_that_shifts_its_shares_reads_the_last_layer_from_labels() {
+    let secret = victim(Output::Label);
+    let truth = last_layer(&secret);
+    let seeds = Seeds::fixed(61);
+    let input = vec![0; 2 * FEATURES];
+    // The argmax's gates: differences of all pairs, then wins.
+    let all = gates(&secret.program);
+    let [.., differences, wins, _] = &all[..] else { panic!("a label's last gates") };
+    let pair = |first: usize, second: usize| {
+        (0..CLASSES).flat_map(|a| (a + 1..CLASSES).map(move |b| (a, b))).position(|p| p == (first, second)).unwrap()
+    };
+    let mut questions = 0u64;
+    // Whether the logit of class 0, shifted, is at least that of class c, for every c at once.
+    let mut compare = |column: usize, shifts: &[i32]| {
+        let mut tamper = Shifts { up: vec![stand_out(column)], ..Shifts::default() };
+        let (at, bits) = (differences.corrections_at, differences.bits());
+        for first in 0..CLASSES {
+            for second in first + 1..CLASSES {
+                // The other pairs are made to come out as 1.
+                let shift = if first == 0 { shifts[second - 1] } else { 512 };
+                tamper.corrections.push((at, bits, pair(first, second) as u64, shift as u32));
+            }
+        }
+        // Class c then has CLASSES - c wins, less one if it loses to class 0: shifted to a full score, it says which.
+        let (at, bits) = (wins.corrections_at, wins.bits());
+        tamper.corrections.extend((1..CLASSES).map(|class| (at, bits, class as u64, class as u32)));
+        let (_, label) = run(&secret, &seeds, questions, &input, &[], &mut tamper);
+        questions += 1;
+        label[1..].iter().map(|one| *one == 1).collect::<Vec<bool>>()
+    };
+    let mut found = vec![Vec::new(); CLASSES - 1];
+    for column in 0..FEATURES + FFN {
+        // The difference of two weights, between these bounds.
+        let mut bounds = vec![(-2 * LARGEST, 2 * LARGEST); CLASSES - 1];
+        while bounds.iter().any(|(low, high)| low < high) {
+            let middles: Vec<i32> = bounds.iter().map(|(low, high)| (low + high + 1).div_euclid(2)).collect();
+            // A weight is 4 steps of what is compared.
+            let shifts: Vec<i32> = middles.iter().map(|middle| -(4 * middle - 2)).collect();
+            for (bounds, (middle, at_least)) in bounds.iter_mut().zip(middles.iter().zip(compare(column, &shifts))) {
+                *bounds = if at_least { (*middle, bounds.1) } else { (bounds.0, bounds.1.min(middle - 1)) };
+            }
+        }
+        found.iter_mut().zip(bounds).for_each(|(found, (low, _))| found.push(low));
+    }
+    for (class, found) in (1..).zip(&found) {
+        let differences: Vec<i32> = truth[0].iter().zip(&truth[class]).map(|(a, b)| a - b).collect();
+        assert_eq!(*found, differences, "class 0 less class {class}");
+    }
+    println!(
+        "labels: {} differences of weights of the last layer, which are all that a label depends on, exactly, in \
+         {questions} questions",
+        (CLASSES - 1) * truth[0].len()
+    );
+    assert_eq!(questions, 9 * 8 - 9 + 9);
+}
+
+#[test]
+fn an_honest_device_gets_the_references_answer_from_the_same_bench() {
+    for output in [Output::Logits, Output::Label] {
+        let secret = victim(output);
+        let input: Vec<i16> = (0..10).map(|i| i * 3 - 11).collect();
+        let seeds = Seeds::fixed(62);
+        let (_, answer) = run(&secret, &seeds, 4, &input, &[], &mut Honest);
+        let wanted = lab::reference(&secret, &input, &[], &mut lab::Dither(seeds.dealer_keys(4))).unwrap();
+        assert_eq!(answer.into_iter().map(i64::from).collect::<Vec<_>>(), wanted);
+    }
+}

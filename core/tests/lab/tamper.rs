@@ -1,0 +1,130 @@
+//! One inference of a program with a party that does as it likes: every message passes through its hands.
+#![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+use secure_router_core::circuit::{Gate, Message, Program};
+use secure_router_core::device::{self, Online, Outgoing, Step};
+use secure_router_core::keys::{DeviceSeeds, server_key};
+use secure_router_core::ring::{bits_at, low_bits};
+use secure_router_core::server::{self, Server, Stock, Turn};
+
+use crate::lab::{Secret, Seeds, deal, offline};
+
+/// A party that departs from the protocol. What it does not change stays honest.
+pub trait Tamper {
+    /// The device's corrections, before they go.
+    fn corrections(&mut self, corrections: &mut Vec<u8>) {
+        let _ = corrections;
+    }
+    /// The device's message of this number, before it goes.
+    fn up(&mut self, number: usize, message: &mut Vec<u8>) {
+        let _ = (number, message);
+    }
+    /// The server's message of this number, before it goes; `view` is all that the server got until then.
+    fn down(&mut self, number: usize, message: &mut Vec<u8>, view: &View) {
+        let _ = (number, message, view);
+    }
+}
+
+/// Nobody departs.
+pub struct Honest;
+
+impl Tamper for Honest {}
+
+/// What the server gets.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct View {
+    pub stock: Vec<u8>,
+    pub corrections: Vec<u8>,
+    pub up: Vec<Vec<u8>>,
+    /// What it sent, after its own changes.
+    pub down: Vec<Vec<u8>>,
+}
+
+/// Runs one inference; returns the server's view and the device's answer.
+pub fn run(
+    secret: &Secret,
+    seeds: &Seeds,
+    counter: u64,
+    input: &[i16],
+    scores: &[i32],
+    tamper: &mut impl Tamper,
+) -> (View, Vec<i32>) {
+    let program = secret.program;
+    let mut corrections = offline(secret, seeds, counter, 1024, 4);
+    tamper.corrections(&mut corrections);
+    let mut view = View { stock: deal(secret, seeds, counter), corrections, ..View::default() };
+    let device_seeds = DeviceSeeds { dealer: seeds.device_dealer.clone(), server: seeds.device_server.clone() };
+    let keys = device_seeds.keys(&seeds.pool, seeds.slot, counter);
+    let mut work = vec![0; device::work_words(&program, 4).unwrap()];
+    let mut online = Online::new(program, keys, work.len()).unwrap();
+
+    let (stock, corrections) = (view.stock.clone(), view.corrections.clone());
+    let stock = Stock { correlations: &stock, corrections: &corrections };
+    let key = server_key(&seeds.server_dealer, &seeds.pool, seeds.slot, counter);
+    let mut server_work = vec![0; server::work_words(&program).unwrap()];
+    let mut server = Server::new(program, secret.parameters(), key, stock, scores, &mut server_work).unwrap();
+
+    let mut rx = Vec::new();
+    loop {
+        match server.turn() {
+            Turn::Done => break,
+            Turn::Send(message) => {
+                let mut bytes = vec![0; message.bytes()];
+                server.send(&mut bytes).unwrap();
+                tamper.down(view.down.len(), &mut bytes, &view);
+                assert_eq!(bytes.len(), message.bytes());
+                rx.extend_from_slice(&bytes);
+                view.down.push(bytes);
+            }
+            Turn::Receive(message) => {
+                let mut bytes = vec![0; message.bytes()];
+                let mut tx = Outgoing::new(&mut bytes);
+                while tx.len < message.bytes() {
+                    let (taken, step) = {
+                        let mut rest = &rx[..];
+                        let step = online.advance(input, &mut work, &mut rest, &mut tx).unwrap();
+                        (rx.len() - rest.len(), step)
+                    };
+                    rx.drain(..taken);
+                    assert!(step == Step::Flush || tx.len < message.bytes());
+                }
+                tamper.up(view.up.len(), &mut bytes);
+                server.receive(&bytes).unwrap();
+                view.up.push(bytes);
+            }
+        }
+    }
+    let mut nothing = [0; 8];
+    let mut rest = &rx[..];
+    assert_eq!(online.advance(input, &mut work, &mut rest, &mut Outgoing::new(&mut nothing)).unwrap(), Step::Done);
+    let answer = match program {
+        Program::Router { .. } => Vec::new(),
+        Program::Model { classes, .. } => work.iter().take(usize::from(classes)).map(|word| *word as i32).collect(),
+    };
+    (view, answer)
+}
+
+/// Adds to one packed element.
+pub fn add(bytes: &mut [u8], first_bit: u64, bits: u8, element: u64, value: u32) {
+    let at = first_bit + element * u64::from(bits);
+    let sum = low_bits(bits_at(bytes, at, bits).wrapping_add(value), bits);
+    for bit in 0..u64::from(bits) {
+        let (byte, place) = (((at + bit) / 8) as usize, (at + bit) % 8);
+        bytes[byte] = bytes[byte] & !(1 << place) | ((sum >> bit & 1) as u8) << place;
+    }
+}
+
+/// Every gate of a program.
+pub fn gates(program: &Program) -> Vec<Gate> {
+    (0..).map_while(|id| program.gate(id).unwrap()).collect()
+}
+
+/// Every message of a program with its gate's place in [`gates`], those of the device (`true`) or of the server.
+pub fn messages(program: &Program, from_device: bool) -> Vec<(usize, Message)> {
+    let gates = gates(program).into_iter().enumerate();
+    gates
+        .flat_map(|(place, gate)| gate.messages().into_iter().map(move |message| (place, message)))
+        .filter(|(_, message)| message.kind.from_device() == from_device)
+        .collect()
+}

@@ -1,0 +1,175 @@
+//! Where a pool stands between accuracy and time: what a lambda comes to, what a blind mixture of
+//! models and a router that knows the answers would reach at the same cost.
+
+use crate::nn::loss::argmax;
+use anyhow::Result;
+use secure_router_core::circuit::Slot;
+use secure_router_core::cost::{Cost, router_scores};
+use secure_router_core::session::LinkProfile;
+use secure_router_core::spec::PoolSpec;
+
+/// One example that neither router nor models were trained on: the router's utilities, and whether each model is right.
+pub(crate) struct Case {
+    pub(crate) utilities: Vec<i32>,
+    pub(crate) right: Vec<bool>,
+    /// Whether the router's values fitted their bits.
+    pub(crate) in_range: bool,
+}
+
+/// What the programs of a pool cost on a link.
+pub(crate) struct Prices {
+    spec: PoolSpec,
+    link: LinkProfile,
+    /// Online bytes of each model by itself, both ways, and of the router.
+    pub(crate) bytes: Vec<u64>,
+    pub(crate) router_bytes: u64,
+    /// Online time of each model by itself, in microseconds.
+    pub(crate) models: Vec<u64>,
+    /// The same with the router before it.
+    pub(crate) routed: Vec<u64>,
+}
+
+impl Prices {
+    pub(crate) fn of(spec: &PoolSpec, link: LinkProfile) -> Result<Self> {
+        let router = Cost::of(spec, Slot::Router, 1)?;
+        let models =
+            (0..spec.models.len() as u8).map(|m| Cost::of(spec, Slot::Model(m), 1)).collect::<Result<Vec<_>, _>>()?;
+        let time = |cost: &Cost| cost.online.latency_us(&link);
+        Ok(Self {
+            spec: spec.clone(),
+            link,
+            bytes: models.iter().map(|m| m.online.bytes()).collect(),
+            router_bytes: router.online.bytes(),
+            routed: models.iter().map(|m| time(&router.then(m))).collect(),
+            models: models.iter().map(time).collect(),
+        })
+    }
+
+    /// What the server adds to the utilities for a request with this `lambda`.
+    pub(crate) fn scores(&self, lambda: u16) -> Result<Vec<i32>> {
+        Ok(router_scores(&self.spec, lambda, u8::MAX, &self.link)?.to_vec())
+    }
+
+    /// Time of the dearest model, in microseconds.
+    pub(crate) fn dearest(&self) -> f64 {
+        self.models.iter().copied().max().unwrap_or(1) as f64
+    }
+}
+
+/// What a `lambda` comes to.
+#[derive(Clone, Debug)]
+pub(crate) struct Operation {
+    pub(crate) lambda: u16,
+    /// Part of the cases answered rightly.
+    pub(crate) accuracy: f64,
+    /// Part of the cases sent to each model.
+    pub(crate) shares: Vec<f64>,
+    /// Mean online time, router included, in microseconds.
+    pub(crate) time: f64,
+    /// The same over that of the dearest model by itself.
+    pub(crate) cost: f64,
+}
+
+/// Routes the cases with `lambda`.
+pub(crate) fn operate(cases: &[Case], prices: &Prices, lambda: u16) -> Result<Operation> {
+    let costs = prices.scores(lambda)?;
+    let mut counts = vec![0usize; costs.len()];
+    let mut right = 0usize;
+    for case in cases {
+        let scores: Vec<i32> = case.utilities.iter().zip(&costs).map(|(u, c)| u + c).collect();
+        let chosen = argmax(&scores);
+        counts[chosen] += 1;
+        right += usize::from(case.in_range && case.right[chosen]);
+    }
+    let n = cases.len().max(1) as f64;
+    let shares: Vec<f64> = counts.iter().map(|&c| c as f64 / n).collect();
+    let time = shares.iter().zip(&prices.routed).map(|(s, &t)| s * t as f64).sum();
+    Ok(Operation { lambda, accuracy: right as f64 / n, shares, time, cost: time / prices.dearest() })
+}
+
+/// Accuracy that the recommended `lambda` may give up against the largest model.
+const TOLERANCE: f64 = 0.001;
+
+/// Operations over a grid of lambdas, dearest first; of equal ones the first.
+pub(crate) fn operations(cases: &[Case], prices: &Prices) -> Result<Vec<Operation>> {
+    // In units of 1/256: at 256 the dearest model must be sure to be right where the others fail.
+    let grid = (0..16).chain((16..64).step_by(2)).chain((64..=256).step_by(8));
+    let mut curve = grid.map(|lambda| operate(cases, prices, lambda)).collect::<Result<Vec<_>>>()?;
+    curve.dedup_by(|a, b| a.shares == b.shares);
+    Ok(curve)
+}
+
+/// The cheapest operation that loses next to nothing against the largest model's `accuracy`; the
+/// best one if all lose more.
+pub(crate) fn choose(curve: &[Operation], accuracy: f64) -> Option<&Operation> {
+    let good = curve.iter().filter(|o| o.accuracy >= accuracy - TOLERANCE);
+    good.min_by(|a, b| a.time.total_cmp(&b.time))
+        .or_else(|| curve.iter().max_by(|a, b| a.accuracy.total_cmp(&b.accuracy)))
+}
+
+/// Accuracy of the best mixture of fixed models, without a router, at a mean time of `time`: the
+/// line between two models' points, or a single one.
+pub(crate) fn mixture(cases: &[Case], prices: &Prices, time: f64) -> f64 {
+    let points: Vec<(f64, f64)> = (0..).zip(&prices.models).map(|(m, &t)| (t as f64, accuracy(cases, m))).collect();
+    let between = |&(t0, a0): &(f64, f64), &(t1, a1): &(f64, f64)| {
+        if t0 <= time && time < t1 { a0 + (a1 - a0) * (time - t0) / (t1 - t0) } else { 0.0 }
+    };
+    let lines = points.iter().flat_map(|p| points.iter().map(move |q| between(p, q)));
+    let single = points.iter().filter(|(t, _)| *t <= time).map(|(_, a)| *a);
+    lines.chain(single).fold(0.0, f64::max)
+}
+
+/// Accuracy of a router that knows the answers, at no more than a mean time of `time`, the real
+/// router's own time included: it leaves the cheapest model only for one that is right instead,
+/// where that costs least first.
+pub(crate) fn oracle(cases: &[Case], prices: &Prices, time: f64) -> f64 {
+    let cheapest = (0..prices.routed.len()).min_by_key(|&m| prices.routed[m]).unwrap_or(0);
+    let extra = |m: usize| prices.routed[m] - prices.routed[cheapest];
+    let mut needed: Vec<u64> =
+        cases.iter().filter_map(|c| (0..c.right.len()).filter(|&m| c.right[m]).map(extra).min()).collect();
+    needed.sort_unstable();
+    let mut left = (time - prices.routed[cheapest] as f64).max(0.0) * cases.len() as f64;
+    let affordable = needed.iter().take_while(|&&extra| {
+        left -= extra as f64;
+        left >= 0.0
+    });
+    affordable.count() as f64 / cases.len().max(1) as f64
+}
+
+/// Part of the cases that model `m` alone answers rightly.
+pub(crate) fn accuracy(cases: &[Case], m: usize) -> f64 {
+    cases.iter().filter(|c| c.right[m]).count() as f64 / cases.len().max(1) as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::task::Task;
+    use crate::task::tests::toy;
+
+    #[test]
+    fn lambda_sends_easy_cases_to_the_cheap_model() {
+        let easy =
+            || Case { utilities: vec![250, 100, 100, 254], right: vec![true, false, false, true], in_range: true };
+        let hard =
+            || Case { utilities: vec![100, 100, 100, 250], right: vec![false, false, false, true], in_range: true };
+        let cases: Vec<Case> = (0..100).map(|i| if i % 10 == 0 { hard() } else { easy() }).collect();
+        let train = toy("speech", 13, 20, 40);
+        let pool = crate::run::assemble(&train, &Task::of(&train).unwrap(), Vec::new()).unwrap();
+        let prices = Prices::of(&pool.spec, LinkProfile::UART).unwrap();
+        let curve = operations(&cases, &prices).unwrap();
+        assert!(curve.windows(2).all(|pair| pair[1].time < pair[0].time), "a higher lambda is cheaper");
+        let chosen = choose(&curve, 1.0).unwrap();
+        assert_eq!(chosen.accuracy, 1.0);
+        assert!((chosen.shares[3] - 0.1).abs() < 1e-9);
+        let time = 0.9 * prices.routed[0] as f64 + 0.1 * prices.routed[3] as f64;
+        assert!((chosen.time - time).abs() < 1e-6 * time);
+        // Nothing is as good as more than all: the best is taken.
+        assert_eq!(choose(&curve, 1.1).unwrap().accuracy, 1.0);
+        // This router is as good as one that knows the answers, and better than a blind mixture.
+        assert_eq!(oracle(&cases, &prices, chosen.time + 1.0), 1.0);
+        assert!((oracle(&cases, &prices, prices.routed[0] as f64) - 0.9).abs() < 1e-9);
+        let blind = mixture(&cases, &prices, (prices.models[0] + prices.models[3]) as f64 / 2.0);
+        assert!((blind - 0.95).abs() < 1e-9);
+    }
+}
