@@ -5,7 +5,8 @@ parties=()
 
 # party NAME ARGS...: starts a party that listens; its address goes into $address.
 party() {
-    "$secure_router" "${@:2}" --listen 127.0.0.1:0 >"$scratch/$1.out" &
+    : >"$scratch/$1.out"
+    "$secure_router" "${@:2}" --listen 127.0.0.1:0 >>"$scratch/$1.out" &
     parties+=($!)
     until address=$(sed -n 's/^listening on //p' "$scratch/$1.out") && [ -n "$address" ]; do
         kill -0 "$!" 2>/dev/null || { echo "the $1 did not start" >&2; return 1; }

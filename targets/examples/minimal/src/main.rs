@@ -1,0 +1,61 @@
+//! The device party on an STM32F405, with a UART and an input of its own: USART1 and the analogue
+//! pin PA4. What every firmware has anyway (clocks, counters, generator, keys) is in `board.rs`.
+#![no_std]
+#![no_main]
+
+mod board;
+
+use board::{Backup, Generator, get, set};
+use embedded_io::{ErrorKind, ErrorType, Read, Write};
+use secure_router_example::{Memory, classify};
+use static_cell::ConstStaticCell;
+
+/// USART1, without an interrupt: good while the server sends nothing that was not asked for. A byte
+/// that was lost all the same is an error, and ends the session.
+struct Uart;
+
+impl ErrorType for Uart {
+    type Error = ErrorKind;
+}
+
+impl Read for Uart {
+    fn read(&mut self, bytes: &mut [u8]) -> Result<usize, ErrorKind> {
+        let Some(first) = bytes.first_mut() else { return Ok(0) };
+        while get(0x4001_1000) & 1 << 5 == 0 {}
+        let lost = get(0x4001_1000) & 0b1111 != 0;
+        *first = get(0x4001_1004) as u8;
+        if lost { Err(ErrorKind::Other) } else { Ok(1) }
+    }
+}
+
+impl Write for Uart {
+    fn write(&mut self, bytes: &[u8]) -> Result<usize, ErrorKind> {
+        let Some(first) = bytes.first() else { return Ok(0) };
+        while get(0x4001_1000) & 1 << 7 == 0 {}
+        set(0x4001_1004, u32::from(*first));
+        Ok(1)
+    }
+
+    fn flush(&mut self) -> Result<(), ErrorKind> {
+        while get(0x4001_1000) & 1 << 6 == 0 {}
+        Ok(())
+    }
+}
+
+/// One reading of the pin, as 8 bits with a sign.
+fn reading() -> i16 {
+    set(0x4001_2008, 1 << 30 | 1);
+    while get(0x4001_2000) & 1 << 1 == 0 {}
+    (get(0x4001_204c) >> 4) as i16 - 128
+}
+
+#[cortex_m_rt::entry]
+fn main() -> ! {
+    static MEMORY: ConstStaticCell<Memory> = ConstStaticCell::new(Memory::EMPTY);
+    let (memory, keys) = (MEMORY.take(), board::start());
+    loop {
+        let sample: [i16; 416] = core::array::from_fn(|_| reading());
+        let class = classify(&mut Uart, Backup, &mut Generator, keys.identity(), memory, &sample);
+        board::show(class.ok()); // after an error, the next sample is a new session's
+    }
+}
