@@ -58,6 +58,7 @@ fn views(masks: u8, view: impl Fn(&mut dyn FnMut(u8) -> u32) -> Vec<u32>) -> Vie
 
 /// One opening with a table of one-time padded entries, seen from the server: its share, the correction, the entries,
 /// and the pad that its index unlocks.
+#[allow(clippy::too_many_arguments, reason = "one opening's whole state")]
 fn opened(
     rule: Opening,
     out: u8,
@@ -341,7 +342,8 @@ fn most_patterns(models: usize) -> (usize, Vec<u32>) {
     let mut best = (0, Vec::new());
     for number in 0..models.pow(models as u32) {
         let asked: Vec<u32> = (0..models as u32).map(|place| (number / models.pow(place) % models) as u32).collect();
-        let pattern = |wins: &Vec<u32>| wins.iter().zip(&asked).fold(0u32, |bits, (w, a)| bits << 1 | u32::from(w == a));
+        let pattern =
+            |wins: &Vec<u32>| wins.iter().zip(&asked).fold(0u32, |bits, (w, a)| bits << 1 | u32::from(w == a));
         let patterns = scores.iter().map(pattern).collect::<BTreeSet<_>>().len();
         if patterns > best.0 {
             best = (patterns, asked);
@@ -380,7 +382,7 @@ fn a_router_of_the_servers_making_learns_less_than_one_bit_per_model() {
     secret.biases = vec![0, 8, 16];
     // Utilities for each way in which three models can beat each other: differences wrap modulo 2^11.
     let beats = |u: i32, v: i32| u32::from(signed(low_bits(u.wrapping_sub(v) as u32, 11), 11) >= 0);
-    let mut utilities = vec![None; 8];
+    let mut utilities = [None; 8];
     for (p, q) in (-1000..=1000).step_by(100).flat_map(|p| (-1000..=1000).step_by(100).map(move |q| (p, q))) {
         utilities[(beats(0, p) | beats(0, q) << 1 | beats(p, q) << 2) as usize] = Some([0, p, q]);
     }
@@ -394,7 +396,8 @@ fn a_router_of_the_servers_making_learns_less_than_one_bit_per_model() {
         let mut patterns = BTreeMap::<Vec<u32>, Vec<u32>>::new();
         for value in 0..8u32 {
             let input: Vec<i16> = (0..3).map(|bit| (value >> bit & 1) as i16).collect();
-            let (view, _) = run(&secret, &seeds, u64::from(value), &input, &[0; MODELS], &mut Asks { program: &program, asked });
+            let (view, _) =
+                run(&secret, &seeds, u64::from(value), &input, &[0; MODELS], &mut Asks { program: &program, asked });
             let mut opened = Vec::new();
             unlocked(&layout, &view, &mut opened);
             let wanted: Vec<u32> = wins(MODELS, value).iter().zip(asked).map(|(w, a)| u32::from(w == a)).collect();

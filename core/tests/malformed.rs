@@ -196,7 +196,9 @@ fn change(chance: &mut Chance, (kind, payload): &Frame) -> Frame {
             let other = match chance.below(4) {
                 0 => ToDevice::Prepared(PreparedStock { stock }),
                 1 => ToDevice::Route(Route { slot, counter }),
-                2 => ToDevice::Refused([Refusal::Dealer, Refusal::Counter(slot), Refusal::PoolChanged][chance.below(3)]),
+                2 => {
+                    ToDevice::Refused([Refusal::Dealer, Refusal::Counter(slot), Refusal::PoolChanged][chance.below(3)])
+                }
                 _ => ToDevice::Welcome(random_welcome(chance, stock)),
             };
             let mut bytes = vec![0; FRAME_PAYLOAD];
@@ -559,8 +561,7 @@ fn a_router_answered_by_noise_chooses_a_model_or_says_that_it_cannot() {
 fn a_thousand_changes_of_each_control_message_are_read_or_refused() {
     let hello = ToServer::Hello(Hello { counters: [7, u64::MAX, 0, 0, 1, 2, 3, 4, 5] });
     let prepare = ToServer::Prepare(Prepare { slot: ATTENTION, counter: 1 << 40 });
-    let infer =
-        Infer { slot: Slot::Router, counter: 9, lambda: 256, allowed: 3, link: LinkProfile::BLE };
+    let infer = Infer { slot: Slot::Router, counter: 9, lambda: 256, allowed: 3, link: LinkProfile::BLE };
     for (seed, message) in [hello, prepare, ToServer::Infer(infer)].into_iter().enumerate() {
         let mut chance = Chance(seed as u64);
         let mut bytes = vec![0; FRAME_PAYLOAD];

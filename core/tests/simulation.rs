@@ -74,7 +74,7 @@ fn fixtures() -> [&'static Fixture; 3] {
     let wide_trunk = ModelSpec { layers: 0, ffn: 0, tokens: 1, features: 512, ..trunk };
     [
         pool(48, Output::Label, &[base, attention], trunk),
-        pool(48, Output::Logits, &[base, frames], trunk),
+        pool(48, Output::Logits, &[attention, frames], trunk),
         pool(512, Output::Label, &[wide, ModelSpec { ffn: 5, ..wide }], wide_trunk),
     ]
 }

@@ -25,8 +25,8 @@ use secure_router_core::spec::PoolSpec;
 use serde::{Deserialize, Serialize};
 
 use crate::lab::peer::{Fixture, Seeded};
-use crate::world::{End, Item, Nvm, Owner, StockError, World};
 use crate::lab::{Dither, masked_weights, reference};
+use crate::world::{End, Item, Nvm, Owner, StockError, World};
 
 /// Payload of a full frame between server and dealer.
 const DEALER_FRAME: usize = 2048;
@@ -199,6 +199,7 @@ async fn sleep(world: &World, ticks: u64) {
 // ---- the dealer
 
 #[derive(Debug, Serialize, Deserialize)]
+#[allow(clippy::large_enum_variant, reason = "a test")]
 enum Ask {
     Register { pool: heapless::Vec<u8, 512>, slot: Slot },
     Deal { fingerprint: [u8; 32], slot: Slot, counter: u64 },

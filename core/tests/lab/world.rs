@@ -148,12 +148,11 @@ impl End {
             None => {}
             Some(Fault::Lost) => return,
             Some(Fault::Repeated) => copies = 2,
-            Some(Fault::Reordered) => {
-                if pipe.held.is_none() {
-                    pipe.held = Some(piece);
-                    return;
-                }
+            Some(Fault::Reordered) if pipe.held.is_none() => {
+                pipe.held = Some(piece);
+                return;
             }
+            Some(Fault::Reordered) => {}
             Some(Fault::Delayed) => at += chance.below(800) as u64,
             Some(Fault::Truncated) => {
                 let keep = chance.below(piece.len());
@@ -485,9 +484,9 @@ impl Default for Flash {
 
 fn record(slot: u8, next: u64) -> [u32; 4] {
     let (low, high) = (next as u32, (next >> 32) as u32);
-    let check = [u32::from(slot), low, high].iter().fold(0x811c_9dc5u32, |check, word| {
-        (check ^ word).wrapping_mul(0x0100_0193).rotate_left(7)
-    });
+    let check = [u32::from(slot), low, high]
+        .iter()
+        .fold(0x811c_9dc5u32, |check, word| (check ^ word).wrapping_mul(0x0100_0193).rotate_left(7));
     [u32::from(slot), low, high, check & 0x7fff_ffff]
 }
 
