@@ -254,7 +254,8 @@ fn sessions_under_faults_end_in_right_answers_or_typed_errors() {
     let start = Instant::now();
     let mut total = BTreeMap::<String, u64>::new();
     let mut sessions = 0;
-    let mut seed = variable("SIM_START").unwrap_or(0);
+    let first = variable("SIM_START").unwrap_or(0);
+    let mut seed = first;
     while sessions < wanted {
         let tally = catch_unwind(AssertUnwindSafe(|| tell(seed, fixture(seed), false))).unwrap_or_else(|_| {
             panic!("world {seed} failed: replay it with SIM_SEED={seed} cargo test --test simulation -- --nocapture")
@@ -271,7 +272,11 @@ fn sessions_under_faults_end_in_right_answers_or_typed_errors() {
     for (name, count) in &total {
         println!("{name}: {count}");
     }
-    println!("{sessions} sessions in {seed} worlds, {:.0} a second", sessions as f64 / start.elapsed().as_secs_f64());
+    println!(
+        "{sessions} sessions in {} worlds, {:.0} a second",
+        seed - first,
+        sessions as f64 / start.elapsed().as_secs_f64()
+    );
     // The weather is bad enough, and not too bad.
     for what in LINK_FAULTS.iter().map(|fault| format!("fault: {fault:?}")).chain([
         "fault: CrashAtCommit".into(),

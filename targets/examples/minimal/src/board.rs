@@ -38,10 +38,11 @@ pub fn start() -> Keys {
     turn_on(0x4002_3844, 1 << 4 | 1 << 8); // USART1, ADC1
     turn_on(0x4000_7000, 1 << 8); // backup registers may be written
     turn_on(0x5006_0800, 1 << 2);
-    set(0x4002_0024, 7 << 4 | 7 << 8); // PA9 and PA10 are USART1's,
-    turn_on(0x4002_0000, 0b10 << 18 | 0b10 << 20 | 0b11 << 8); // and PA4 is analogue
+    set(0x4002_0024, 0x7_7770); // PA9 to PA12 are USART1's,
+    turn_on(0x4002_0000, 0b10_10_10_10 << 18 | 0b11 << 8); // and PA4 is analogue
     turn_on(0x4002_0800, 0b01 << 2); // PC1: the LED
     set(0x4001_1008, 16_000_000 / 115_200); // the processor stays on its 16 MHz
+    set(0x4001_1014, 1 << 9 | 1 << 8); // CTS, RTS
     set(0x4001_100c, 1 << 13 | 1 << 3 | 1 << 2);
     set(0x4001_2034, 4); // channel 4
     turn_on(0x4001_2008, 1);

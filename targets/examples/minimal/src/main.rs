@@ -1,5 +1,5 @@
-//! The device party on an STM32F405, with a UART and an input of its own: USART1 and the analogue
-//! pin PA4. What every firmware has anyway (clocks, counters, generator, keys) is in `board.rs`.
+//! The device party on an STM32F405, with a UART and an input (pin PA4) of its own. What firmware
+//! has anyway (clocks, counters, generator, keys) is in `board.rs`.
 #![no_std]
 #![no_main]
 
@@ -10,8 +10,7 @@ use embedded_io::{ErrorKind, ErrorType, Read, Write};
 use secure_router_example::{Memory, classify};
 use static_cell::ConstStaticCell;
 
-/// USART1, without an interrupt: good while the server sends nothing that was not asked for. A byte
-/// that was lost all the same is an error, and ends the session.
+/// USART1 with RTS and CTS: a byte waits at the server until there is room. A lost one is an error.
 struct Uart;
 
 impl ErrorType for Uart {
@@ -37,7 +36,6 @@ impl Write for Uart {
     }
 
     fn flush(&mut self) -> Result<(), ErrorKind> {
-        while get(0x4001_1000) & 1 << 6 == 0 {}
         Ok(())
     }
 }

@@ -1,0 +1,203 @@
+//! What the fuzz targets share: a pool, keys, and a reader of the fuzzer's bytes. Seeds are fixed; none of this is for
+//! use.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::rc::Rc;
+
+use secure_router_core::channel::StaticSecret;
+use secure_router_core::circuit::{Message, Program, Slot};
+use secure_router_core::keys::{DeviceSeeds, Seed};
+use secure_router_core::rand_core::{TryCryptoRng, TryRng};
+use secure_router_core::session::{CounterError, Counters, DeviceMemory, FRAME_PAYLOAD};
+use secure_router_core::spec::{ModelSpec, NamedModel, Opening, Output, PoolSpec, RouterSpec};
+
+/// SplitMix64.
+pub struct Seeded(pub u64);
+
+impl TryRng for Seeded {
+    type Error = Infallible;
+
+    fn try_next_u32(&mut self) -> Result<u32, Infallible> {
+        self.try_next_u64().map(|word| (word >> 32) as u32)
+    }
+
+    fn try_next_u64(&mut self) -> Result<u64, Infallible> {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        Ok(z ^ (z >> 31))
+    }
+
+    fn try_fill_bytes(&mut self, bytes: &mut [u8]) -> Result<(), Infallible> {
+        for chunk in bytes.chunks_mut(8) {
+            chunk.copy_from_slice(&self.try_next_u64()?.to_le_bytes()[..chunk.len()]);
+        }
+        Ok(())
+    }
+}
+
+impl TryCryptoRng for Seeded {}
+
+fn opening(shift: u8, index_bits: u8) -> Opening {
+    Opening { shift, index_bits }
+}
+
+/// A router, a plain model, one with attention, and one whose messages take several frames.
+pub fn pool() -> PoolSpec {
+    let base = ModelSpec {
+        tokens: 2,
+        features: 24,
+        width: 0,
+        heads: 0,
+        ffn: 3,
+        layers: 1,
+        qkv: opening(6, 12),
+        score: opening(8, 5),
+        mix: opening(8, 12),
+        ffn_in: opening(9, 5),
+        output_bits: 20,
+    };
+    let attention = ModelSpec { tokens: 4, features: 12, width: 4, heads: 2, ffn: 2, ..base };
+    let frames = ModelSpec { tokens: 16, features: 3, ffn: 110, ..base };
+    let trunk = ModelSpec { layers: 0, ffn: 0, output_bits: 14, ..base };
+    let named = |name: &str, spec| NamedModel { name: name.try_into().unwrap(), spec };
+    let pool = PoolSpec {
+        edition: [1; 16],
+        task: "fuzz".try_into().unwrap(),
+        input_len: 48,
+        input_bits: 8,
+        input_frac: 4,
+        classes: 3,
+        output: Output::Label,
+        models: [named("plain", base), named("attention", attention), named("frames", frames)].into_iter().collect(),
+        router: Some(RouterSpec { trunk, utility: opening(6, 8) }),
+    };
+    pool.validate().unwrap();
+    pool
+}
+
+/// Slots of [`pool`], and some that it does not have.
+pub const SLOTS: [Slot; 6] =
+    [Slot::Router, Slot::Model(0), Slot::Model(1), Slot::Model(2), Slot::Model(3), Slot::Model(255)];
+
+pub fn program(slot: Slot) -> Program {
+    Program::of(&pool(), slot).unwrap()
+}
+
+/// The server's online messages of a program, in frames.
+pub fn server_frames(slot: Slot) -> Vec<usize> {
+    let program = program(slot);
+    let gates = (0..).map_while(|id| program.gate(id).unwrap());
+    let messages = gates.flat_map(|gate| gate.messages().into_iter()).filter(|m: &Message| !m.kind.from_device());
+    messages
+        .flat_map(|message| {
+            let bytes = message.bytes();
+            (0..bytes).step_by(FRAME_PAYLOAD).map(move |at| (bytes - at).min(FRAME_PAYLOAD))
+        })
+        .collect()
+}
+
+pub fn device_secret() -> StaticSecret {
+    StaticSecret::generate(&mut Seeded(1)).unwrap()
+}
+
+pub fn server_secret() -> StaticSecret {
+    StaticSecret::generate(&mut Seeded(2)).unwrap()
+}
+
+pub fn device_seeds() -> DeviceSeeds {
+    DeviceSeeds { dealer: Seed::from_bytes([3; 32]), server: Seed::from_bytes([4; 32]) }
+}
+
+/// Counters that must rise.
+#[derive(Clone, Default)]
+pub struct Store(pub Rc<RefCell<BTreeMap<u8, u64>>>);
+
+impl Counters for Store {
+    fn next(&mut self, slot: Slot) -> Result<u64, CounterError> {
+        Ok(self.0.borrow().get(&slot.code()).copied().unwrap_or(0))
+    }
+
+    fn burn(&mut self, slot: Slot, counter: u64) -> Result<(), CounterError> {
+        let mut next = self.0.borrow_mut();
+        let next = next.entry(slot.code()).or_default();
+        assert!(counter >= *next, "a counter is burned twice");
+        *next = counter + 1;
+        Ok(())
+    }
+}
+
+pub struct Memory {
+    pub rx: Vec<u8>,
+    pub tx: Vec<u8>,
+    pub work: Vec<u32>,
+    pub input: Vec<i16>,
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        let frame = || vec![0; DeviceMemory::FRAME_BYTES];
+        Self { rx: frame(), tx: frame(), work: vec![0; 2048], input: vec![0; 48] }
+    }
+}
+
+impl Memory {
+    pub fn lend(&mut self) -> DeviceMemory<'_> {
+        DeviceMemory { rx: &mut self.rx, tx: &mut self.tx, work: &mut self.work, input: &mut self.input }
+    }
+
+    pub fn is_wiped(&self) -> bool {
+        self.rx.iter().chain(&self.tx).all(|byte| *byte == 0)
+            && self.work.iter().all(|word| *word == 0)
+            && self.input.iter().all(|value| *value == 0)
+    }
+}
+
+/// The fuzzer's bytes, front to back; zeros behind the end.
+pub struct Bytes<'a>(pub &'a [u8]);
+
+impl<'a> Bytes<'a> {
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub fn byte(&mut self) -> u8 {
+        let Some((first, rest)) = self.0.split_first() else { return 0 };
+        self.0 = rest;
+        *first
+    }
+
+    pub fn word(&mut self) -> u16 {
+        u16::from_le_bytes([self.byte(), self.byte()])
+    }
+
+    pub fn long(&mut self) -> u64 {
+        u64::from_le_bytes([(); 8].map(|()| self.byte()))
+    }
+
+    /// Up to `count` bytes.
+    pub fn take(&mut self, count: usize) -> &'a [u8] {
+        let (taken, rest) = self.0.split_at(count.min(self.0.len()));
+        self.0 = rest;
+        taken
+    }
+
+    /// `len` bytes, made from a few of the fuzzer's.
+    pub fn fill(&mut self, len: usize) -> Vec<u8> {
+        let pattern = self.take(1 + usize::from(self.0.len() > 64) * 31);
+        let mut mixer =
+            Seeded(pattern.iter().fold(7, |mixed, byte| mixed.wrapping_mul(257).wrapping_add(u64::from(*byte))));
+        let mut out = vec![0; len];
+        let _ = mixer.try_fill_bytes(&mut out);
+        if pattern.first().is_none_or(|first| *first == 0) {
+            out.fill(0);
+        }
+        out
+    }
+
+    pub fn slot(&mut self) -> Slot {
+        SLOTS[usize::from(self.byte()) % SLOTS.len()]
+    }
+}
