@@ -13,7 +13,7 @@ use secure_router_core::session::{
 };
 
 /// Takes what the device sends and throws it away.
-fn drain(session: &mut DeviceSession<'_, Store>, peer: &mut Channel) -> Result<Option<Event>, SessionError> {
+fn drain(session: &mut DeviceSession<'_, &mut Store>, peer: &mut Channel) -> Result<Option<Event>, SessionError> {
     let mut last = None;
     loop {
         let pending = session.io().1.to_vec();
@@ -33,7 +33,7 @@ fn drain(session: &mut DeviceSession<'_, Store>, peer: &mut Channel) -> Result<O
 }
 
 /// Carries what the server sends.
-fn carry(session: &mut DeviceSession<'_, Store>, peer: &mut Channel) -> Result<Option<Event>, SessionError> {
+fn carry(session: &mut DeviceSession<'_, &mut Store>, peer: &mut Channel) -> Result<Option<Event>, SessionError> {
     let mut last = None;
     loop {
         let (wanted, _) = session.io();
@@ -51,11 +51,11 @@ fn carry(session: &mut DeviceSession<'_, Store>, peer: &mut Channel) -> Result<O
 fuzz_target!(|data: &[u8]| {
     let mut bytes = Bytes(data);
     let (device, server, seeds) = (device_secret(), server_secret(), device_seeds());
-    let (mut memory, store) = (Memory::default(), Store::default());
+    let (mut memory, mut store) = (Memory::default(), Store::default());
     let (mut rx, mut tx) = (vec![0; DeviceMemory::FRAME_BYTES], vec![0; DeviceMemory::FRAME_BYTES]);
     let identity = DeviceIdentity { secret: &device, server: server.public_key(), seeds: &seeds };
     let tile = 1 + u16::from(bytes.byte() % 4);
-    let mut session = DeviceSession::connect(identity, memory.lend(), tile, store.clone(), &mut Seeded(5)).unwrap();
+    let mut session = DeviceSession::connect(identity, memory.lend(), tile, &mut store, &mut Seeded(5)).unwrap();
     let mut peer = Channel::responder(Link::DeviceServer, &server, &mut Seeded(6), &mut rx, &mut tx).unwrap();
     drain(&mut session, &mut peer).unwrap();
     carry(&mut session, &mut peer).unwrap();

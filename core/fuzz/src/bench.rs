@@ -1,10 +1,8 @@
 //! What the fuzz targets share: a pool, keys, and a reader of the fuzzer's bytes. Seeds are fixed; none of this is for
 //! use.
 
-use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::rc::Rc;
 
 use secure_router_core::channel::StaticSecret;
 use secure_router_core::circuit::{Message, Program, Slot};
@@ -112,17 +110,16 @@ pub fn device_seeds() -> DeviceSeeds {
 }
 
 /// Counters that must rise.
-#[derive(Clone, Default)]
-pub struct Store(pub Rc<RefCell<BTreeMap<u8, u64>>>);
+#[derive(Default)]
+pub struct Store(BTreeMap<u8, u64>);
 
 impl Counters for Store {
     fn next(&mut self, slot: Slot) -> Result<u64, CounterError> {
-        Ok(self.0.borrow().get(&slot.code()).copied().unwrap_or(0))
+        Ok(self.0.get(&slot.code()).copied().unwrap_or(0))
     }
 
     fn burn(&mut self, slot: Slot, counter: u64) -> Result<(), CounterError> {
-        let mut next = self.0.borrow_mut();
-        let next = next.entry(slot.code()).or_default();
+        let next = self.0.entry(slot.code()).or_default();
         assert!(counter >= *next, "a counter is burned twice");
         *next = counter + 1;
         Ok(())
