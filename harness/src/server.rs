@@ -242,14 +242,16 @@ impl Service {
     ) -> Result<Option<Slot>, Ended> {
         let program = Program::of(&self.pool.spec, slot)?;
         let secrets = self.pool.secrets(slot).ok_or(Ended::Control)?;
-        // The masked input follows the request whatever becomes of it, so it is taken first: a
-        // refusal then finds both ends between two requests.
+        // Spent before a byte of the masked input is read: a link that ends inside the input leaves
+        // no counter that a device put back to an old state could use for another one.
+        let spent = block_in_place(|| self.store.spend(key, slot, counter, &self.fingerprint));
+        // The input follows the request whatever becomes of it, so it is taken even if there is no
+        // item: a refusal then finds both ends between two requests.
         let input = match program.gate(0)?.and_then(|gate| gate.messages().first().copied()) {
             Some(message) => link.message(FRAME_DATA, message.bytes(), FRAME_PAYLOAD).await?,
             None => return Err(Ended::Control),
         };
-        let item = block_in_place(|| self.store.spend(key, slot, counter, &self.fingerprint))
-            .map_err(|error| refusal(&error, slot))?;
+        let item = spent.map_err(|error| refusal(&error, slot))?;
         let mut work = vec![0; server::work_words(&program)?];
         let stock = Stock { correlations: &item.correlations, corrections: &item.corrections };
         let run_key = server_key(&device.dealer_seed(), &self.fingerprint, slot, counter);

@@ -262,3 +262,29 @@ async fn a_counter_file_that_was_rolled_back_does_not_reuse_a_mask() -> Result<(
     assert_eq!(stored[1], 2, "the second inference took counter 1, not 0 again");
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_item_is_spent_before_the_input_is_read() -> Result<()> {
+    let parties = Parties::start(&["a"]).await?;
+    let input = &examples()?.inputs[0];
+    let mut device = parties.connect("a").await?;
+    let greeting = device.moved.sent;
+    device.prepare(Slot::Model(0)).await?;
+    drop(device);
+
+    // The link ends inside the masked input, behind the request itself.
+    let address = cutting_proxy(parties.server_address.clone(), greeting + 200).await?;
+    let mut device = Device::connect(&parties, "a", &address).await?;
+    assert!(device.infer(Slot::Model(0), input).await.is_err());
+    drop(device);
+
+    // Even a device that is put back to before it burned the counter finds the item gone, as soon
+    // as the server has seen the request.
+    for _ in 0..500 {
+        std::fs::write(parties.path("counters-a"), "[0,0,0,0,0,0,0,0,0]")?;
+        if parties.connect("a").await?.session.ready(Slot::Model(0)) == 0 {
+            return Ok(());
+        }
+    }
+    panic!("the item of a request that was cut off is still in stock");
+}

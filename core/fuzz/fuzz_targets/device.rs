@@ -80,7 +80,12 @@ fuzz_target!(|data: &[u8]| {
         let stock = SlotStock { slot, first: counter, fresh: counter, ready: u32::from(step) };
         let frame = match step % 12 {
             0 => {
-                let stock = spec.slots().map(|slot| SlotStock { slot, first: counter, fresh: counter.saturating_add(9), ready: 9 });
+                let stock = spec.slots().map(|slot| SlotStock {
+                    slot,
+                    first: counter,
+                    fresh: counter.saturating_add(9),
+                    ready: 9,
+                });
                 Some(control(ToDevice::Welcome(Welcome {
                     pool: encoded.iter().copied().collect(),
                     stock: stock.collect(),

@@ -181,15 +181,14 @@ impl<'a> Bytes<'a> {
         taken
     }
 
-    /// `len` bytes, made from a few of the fuzzer's.
+    /// `len` bytes, made from one of the fuzzer's or, if that is large, from 32; zeros for 0.
     pub fn fill(&mut self, len: usize) -> Vec<u8> {
-        let pattern = self.take(1 + usize::from(self.0.len() > 64) * 31);
-        let mut mixer =
-            Seeded(pattern.iter().fold(7, |mixed, byte| mixed.wrapping_mul(257).wrapping_add(u64::from(*byte))));
+        let first = self.byte();
         let mut out = vec![0; len];
-        let _ = mixer.try_fill_bytes(&mut out);
-        if pattern.first().is_none_or(|first| *first == 0) {
-            out.fill(0);
+        if first > 0 {
+            let more = self.take(if first < 128 { 0 } else { 31 });
+            let mix = |mixed: u64, byte: &u8| mixed.wrapping_mul(257).wrapping_add(u64::from(*byte));
+            let _ = Seeded(more.iter().fold(u64::from(first), mix)).try_fill_bytes(&mut out);
         }
         out
     }

@@ -1,7 +1,6 @@
 //! Device, server and dealer of a `World`: the kernel's session, server, channel and dealer, between its links and
-//! stores. Server and dealer are a model of `harness/src/{server,dealer,link}.rs` without tokio, with one difference: the
-//! model spends an item before it takes the masked input in, the harness behind it. Only a device whose counters were
-//! rolled back can tell, if a link ended within an input of several frames.
+//! stores. Server and dealer are a model of `harness/src/{server,dealer,link}.rs` without tokio, and must follow them: as
+//! there, an item is spent before the masked input is taken in.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
