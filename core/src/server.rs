@@ -7,7 +7,7 @@ use core::fmt;
 
 use zeroize::Zeroize;
 
-use crate::circuit::{CircuitError, Gate, Layout, Message, MessageKind, Operand, Program, Response, Slot, Wire};
+use crate::circuit::{CircuitError, Gate, Layout, Message, MessageKind, Operand, Party, Program, Response, Slot, Wire};
 use crate::clear::{Parameters, scratch_elements};
 use crate::error::BufferError;
 use crate::gate::{combine, linear, opening, product, requantise, table};
@@ -113,6 +113,41 @@ pub struct Server<'a> {
 /// [`CircuitError`].
 pub fn work_words(program: &Program) -> Result<usize, CircuitError> {
     Ok(program.layout()?.arena as usize + scratch_elements(program)?)
+}
+
+/// Masks a program's weights for the dealer, once per device: `F = W - B`, in the order of the
+/// weights, where `key` expands to `B` (see [`weight_key`](crate::keys::weight_key)).
+///
+/// # Errors
+/// [`ServerError::Buffer`] when `weights` or `masked` do not have the program's length.
+pub fn mask_weights(
+    program: &Program,
+    key: &StreamKey,
+    weights: &[i16],
+    masked: &mut [u32],
+) -> Result<(), ServerError> {
+    struct Mask<'a> {
+        key: &'a StreamKey,
+        weights: &'a [i16],
+        masked: &'a mut [u32],
+    }
+    impl Party for Mask<'_> {
+        type Error = CircuitError;
+        fn gate(&mut self, gate: &Gate) -> Result<(), CircuitError> {
+            if let Operand::Linear(linear) = &gate.operand {
+                linear::mask_weights(gate.id, linear, self.key, self.weights, self.masked);
+            }
+            Ok(())
+        }
+    }
+    let needed = program.layout()?.weights as usize;
+    for (buffer, have) in [("weights", weights.len()), ("masked weights", masked.len())] {
+        if needed != have {
+            return Err(BufferError { buffer, needed, have }.into());
+        }
+    }
+    program.walk(&mut Mask { key, weights, masked })?;
+    Ok(())
 }
 
 impl<'a> Server<'a> {

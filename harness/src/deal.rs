@@ -24,6 +24,9 @@ pub(crate) struct Deal {
 impl Deal {
     pub(crate) fn run(self) -> Result<()> {
         let dealer = Arc::new(Dealer::new(provision::read(&self.keys)?, &self.store)?);
-        crate::runtime()?.block_on(async { dealer.run(crate::listen(&self.listen).await?).await })
+        crate::runtime()?.block_on(async {
+            dealer.run(crate::listen(&self.listen).await?).await;
+            Ok(())
+        })
     }
 }

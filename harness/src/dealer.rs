@@ -11,17 +11,17 @@ use std::sync::{Arc, Mutex};
 use anyhow::{Context, Result};
 use redb::{Database, ReadableTable, TableDefinition};
 use secure_router_core::channel::{Link as Kind, PublicKey, StaticSecret};
-use secure_router_core::circuit::{Gate, Operand, Party, Program, Slot};
+use secure_router_core::circuit::{Program, Slot};
 use secure_router_core::dealer::{self, MaskedParameters};
-use secure_router_core::gate::linear;
 use secure_router_core::keys::{Seed, weight_key};
+use secure_router_core::server::mask_weights;
 use secure_router_core::spec::PoolSpec;
 use serde::{Deserialize, Serialize};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, info, warn};
 
-use crate::link::{Link, LinkError};
+use crate::link::{Link, LinkError, accept};
 use crate::pool::{Pool, Secrets};
 use crate::provision::{DealerFile, random};
 
@@ -106,24 +106,17 @@ impl Dealer {
     }
 
     /// Answers servers on `listener` until the process ends.
-    ///
-    /// # Errors
-    /// The listener's.
-    pub async fn run(self: Arc<Self>, listener: TcpListener) -> Result<()> {
-        // Dropping the set, with this future, ends every session.
-        let mut sessions = tokio::task::JoinSet::new();
-        loop {
-            let (stream, from) = listener.accept().await?;
-            while sessions.try_join_next().is_some() {}
-            stream.set_nodelay(true)?;
+    pub async fn run(self: Arc<Self>, listener: TcpListener) {
+        accept(listener, |stream, from| {
             let dealer = Arc::clone(&self);
-            sessions.spawn(async move {
+            async move {
                 match dealer.answer(stream).await {
                     Ok(()) | Err(LinkError::Ended) => debug!(%from, "server left"),
                     Err(error) => warn!(%from, %error, "link to a server ended"),
                 }
-            });
-        }
+            }
+        })
+        .await
     }
 
     async fn answer(&self, stream: TcpStream) -> Result<(), LinkError> {
@@ -372,7 +365,10 @@ impl<'b> DealerClient<'b> {
         let pool = spec.to_bytes(&mut buffer).map_err(|_| LinkError::Frame)?.to_vec();
         let fingerprint = spec.fingerprint().map_err(|_| LinkError::Frame)?;
         let program = Program::of(spec, slot).map_err(|_| LinkError::Frame)?;
-        let masked = mask(&program, device_server, &fingerprint, slot, secrets);
+        let weights = secrets.parameters().weights;
+        let mut masked = vec![0; weights.len()];
+        let key = weight_key(device_server, &fingerprint, slot);
+        mask_weights(&program, &key, weights, &mut masked).map_err(|_| LinkError::Frame)?;
         let mut bytes: Vec<u8> = masked.iter().flat_map(|word| word.to_le_bytes()).collect();
         bytes.extend(secrets.parameters().tables.iter().flat_map(|entry| entry.to_le_bytes()));
         self.ask(&Ask::Register { device: device.0, pool, slot })?;
@@ -403,28 +399,4 @@ impl<'b> DealerClient<'b> {
         let (CONTROL, payload) = self.link.frame().await? else { return Err(LinkError::Frame) };
         postcard::from_bytes(payload).map_err(|_| LinkError::Frame)
     }
-}
-
-/// `F = W - B` of a program for one device.
-fn mask(program: &Program, device_server: &Seed, fingerprint: &[u8; 32], slot: Slot, secrets: &Secrets) -> Vec<u32> {
-    struct Mask<'a> {
-        key: secure_router_core::keys::StreamKey,
-        weights: &'a [i16],
-        masked: Vec<u32>,
-    }
-    impl Party for Mask<'_> {
-        type Error = secure_router_core::circuit::CircuitError;
-        fn gate(&mut self, gate: &Gate) -> Result<(), Self::Error> {
-            if let Operand::Linear(linear) = &gate.operand {
-                linear::mask_weights(gate.id, linear, &self.key, self.weights, &mut self.masked);
-            }
-            Ok(())
-        }
-    }
-    let weights = secrets.parameters().weights;
-    let key = weight_key(device_server, fingerprint, slot);
-    let mut mask = Mask { key, weights, masked: vec![0; weights.len()] };
-    let walked = program.walk(&mut mask);
-    debug_assert!(walked.is_ok(), "a pool's programs were measured when it was loaded");
-    mask.masked
 }

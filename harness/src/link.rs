@@ -5,10 +5,15 @@
 //! taken in, so that two ends that both send never wait for each other.
 
 use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
 
 use rand_core::TryCryptoRng;
 use secure_router_core::channel::{Channel, ChannelError, Event, Link as Kind, PublicKey, StaticSecret};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tracing::warn;
 
 /// Most bytes taken in ahead of the frame being handled.
 const READ_AHEAD: usize = 1 << 16;
@@ -41,6 +46,31 @@ pub struct Moved {
     pub received: u64,
     /// Bytes sent.
     pub sent: u64,
+}
+
+/// Starts a session for every connection, until it is dropped; all sessions end with it. A failure
+/// to accept, such as too many open files, passes: others are still served.
+pub async fn accept<F: Future<Output = ()> + Send + 'static>(
+    listener: TcpListener,
+    session: impl Fn(TcpStream, SocketAddr) -> F,
+) {
+    let mut sessions = JoinSet::new();
+    loop {
+        let accepted = listener.accept().await.and_then(|(stream, from)| {
+            stream.set_nodelay(true)?;
+            Ok((stream, from))
+        });
+        while sessions.try_join_next().is_some() {}
+        match accepted {
+            Ok((stream, from)) => {
+                sessions.spawn(session(stream, from));
+            }
+            Err(error) => {
+                warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
 }
 
 /// One end of an encrypted link.

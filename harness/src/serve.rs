@@ -45,7 +45,8 @@ impl Serve {
             if let Some(path) = &self.records {
                 service = service.record_to(path)?;
             }
-            Arc::new(service).run(crate::listen(&self.listen).await?).await
+            Arc::new(service).run(crate::listen(&self.listen).await?).await;
+            Ok(())
         })
     }
 }

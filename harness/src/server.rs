@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use secure_router_core::channel::{Link as Kind, PublicKey, StaticSecret, buffer_bytes};
 use secure_router_core::circuit::{Program, SLOTS, Slot};
-use secure_router_core::cost::{Cost, router_scores};
+use secure_router_core::cost::router_scores;
 use secure_router_core::keys::server_key;
 use secure_router_core::server::{self, Server, Stock, Turn};
 use secure_router_core::session::{
@@ -20,7 +20,7 @@ use tokio::task::block_in_place;
 use tracing::{debug, info, warn};
 
 use crate::dealer::{Deal, DealError, DealRefusal, DealerHandle};
-use crate::link::{Link, LinkError};
+use crate::link::{Link, LinkError, accept};
 use crate::pool::{Pool, slot_name};
 use crate::provision::{ServerDevice, ServerFile, random};
 use crate::stock::{Item, StockError, Store};
@@ -88,31 +88,25 @@ impl Service {
     /// # Errors
     /// The file system's.
     pub fn record_to(mut self, path: &Path) -> Result<Self> {
-        let file = std::fs::File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
+        let file = std::fs::OpenOptions::new().create(true).append(true).open(path);
+        let file = file.with_context(|| format!("cannot write {}", path.display()))?;
         self.records = Some(std::sync::Mutex::new(file));
         Ok(self)
     }
 
     /// Answers devices on `listener` until the process ends. Waits on the store block their thread, so
     /// this needs a runtime of several.
-    ///
-    /// # Errors
-    /// The listener's.
-    pub async fn run(self: Arc<Self>, listener: TcpListener) -> Result<()> {
-        // Dropping the set, with this future, ends every session.
-        let mut sessions = tokio::task::JoinSet::new();
-        loop {
-            let (stream, from) = listener.accept().await?;
-            while sessions.try_join_next().is_some() {}
-            stream.set_nodelay(true)?;
+    pub async fn run(self: Arc<Self>, listener: TcpListener) {
+        accept(listener, |stream, from| {
             let service = Arc::clone(&self);
-            sessions.spawn(async move {
+            async move {
                 match service.answer(stream).await {
                     Ok(()) | Err(Ended::Link(LinkError::Ended)) => debug!(%from, "device left"),
                     Err(error) => warn!(%from, %error, "session ended"),
                 }
-            });
-        }
+            }
+        })
+        .await
     }
 
     async fn answer(&self, stream: TcpStream) -> Result<(), Ended> {
@@ -302,14 +296,6 @@ impl Service {
         if let Err(error) = written {
             warn!(%error, "cannot write a record");
         }
-    }
-
-    /// The cost model's figures for `slot`.
-    ///
-    /// # Errors
-    /// The pool has no such program.
-    pub fn cost(&self, slot: Slot, tile: u16) -> Result<Cost> {
-        Ok(Cost::of(&self.pool.spec, slot, tile)?)
     }
 }
 

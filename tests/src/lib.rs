@@ -100,7 +100,7 @@ async fn start_dealer(directory: &TempDir) -> Result<(String, JoinHandle<()>)> {
     let dealer = Arc::new(Dealer::new(provision::read(&keys)?, &directory.path().join("dealer.redb"))?);
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?.to_string();
-    Ok((address, tokio::spawn(async move { drop(dealer.run(listener).await) })))
+    Ok((address, tokio::spawn(dealer.run(listener))))
 }
 
 async fn start_server(directory: &TempDir, dealer: &str, pool: Pool) -> Result<(String, JoinHandle<()>)> {
@@ -109,7 +109,7 @@ async fn start_server(directory: &TempDir, dealer: &str, pool: Pool) -> Result<(
     let service = Arc::new(Service::new(provision::read(&keys)?, pool, &store, dealer.to_owned())?);
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?.to_string();
-    Ok((address, tokio::spawn(async move { drop(service.run(listener).await) })))
+    Ok((address, tokio::spawn(service.run(listener))))
 }
 
 /// A connected desktop device.

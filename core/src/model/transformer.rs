@@ -4,7 +4,7 @@
 //! projections and the residual additions. So the residual stream itself is never opened. Each
 //! nonlinear gate reads an affine function of all earlier wires, whose weights are the products of
 //! the trained matrices, multiplied out once at export. Against a residual stream that is
-//! requantised twice per layer this saves two round trips and a sixth of the bytes per layer, and
+//! requantised twice per layer this saves two round trips and two openings of a stream per layer, and
 //! its rounding noise; it costs weights (at the server and in the pseudo-random stream), which
 //! grow with the square of the layers.
 

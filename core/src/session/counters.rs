@@ -23,8 +23,9 @@ impl core::error::Error for CounterError {}
 
 /// The device's non-volatile memory of spent counters.
 ///
-/// A mask is used at most once because its counter is burned here *before* the first byte that
-/// depends on it leaves the device. Counters belong to a slot and go on rising when the pool
+/// A mask hides at most one input because its counter is burned here *before* the first byte that
+/// depends on the input leaves the device. (The offline corrections depend on seeds and counter
+/// alone: sent again, they are the same bytes.) Counters belong to a slot and go on rising when the pool
 /// changes, so that a pool that comes back meets counters it has never seen.
 pub trait Counters {
     /// The lowest counter of `slot` that was never burned.

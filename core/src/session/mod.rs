@@ -14,6 +14,9 @@
 //! | `Infer`, masked input | | then the gates' messages, in turn |
 //! | | `Route` | after a router: the model chosen, answered by the masked input |
 //! | | `Refused` | at any of the server's turns; ends the request, not the session |
+//!
+//! The server refuses only when it has taken the device's whole message: a device that is refused while
+//! it still sends ends the session.
 
 mod counters;
 mod device;

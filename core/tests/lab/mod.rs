@@ -5,12 +5,10 @@
 
 pub mod peer;
 
-use secure_router_core::circuit::{CircuitError, Party};
-use secure_router_core::circuit::{Gate, Operand, Program, Slot};
+use secure_router_core::circuit::{Gate, Program, Slot};
 use secure_router_core::clear::{self, ClearError, Parameters, Reference};
 use secure_router_core::dealer::{self, MaskedParameters};
 use secure_router_core::device::{self, Offline, Online, Outgoing, Step};
-use secure_router_core::gate::linear;
 use secure_router_core::keys::{DealerKeys, DealerSeeds, DeviceSeeds, Seed, server_key, weight_key};
 use secure_router_core::prg::{Purpose, Stream, StreamId};
 use secure_router_core::ring::low_bits;
@@ -85,20 +83,10 @@ pub struct Outcome {
 }
 
 pub fn masked_weights(secret: &Secret, seeds: &Seeds) -> Vec<u32> {
-    struct Mask<'a>(&'a Secret, &'a Seeds, Vec<u32>);
-    impl Party for Mask<'_> {
-        type Error = CircuitError;
-        fn gate(&mut self, gate: &Gate) -> Result<(), CircuitError> {
-            if let Operand::Linear(linear) = &gate.operand {
-                let key = weight_key(&self.1.device_server, &self.1.pool, self.1.slot);
-                linear::mask_weights(gate.id, linear, &key, &self.0.weights, &mut self.2);
-            }
-            Ok(())
-        }
-    }
-    let mut mask = Mask(secret, seeds, vec![0; secret.weights.len()]);
-    secret.program.walk(&mut mask).unwrap();
-    mask.2
+    let key = weight_key(&seeds.device_server, &seeds.pool, seeds.slot);
+    let mut masked = vec![0; secret.weights.len()];
+    server::mask_weights(&secret.program, &key, &secret.weights, &mut masked).unwrap();
+    masked
 }
 
 pub fn deal(secret: &Secret, seeds: &Seeds, counter: u64) -> Vec<u8> {
