@@ -177,15 +177,57 @@ impl Product {
 /// A public linear combination of a wire of one row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Combination {
-    /// `x_i - x_j` for all `i < j`, in lexicographic order.
+    /// `x_i - x_j` for all pairs of [`Groups::pairs`].
     Differences,
-    /// Wins of each item, given for all `i < j` whether `i` beats `j` (1) or not (0).
+    /// Wins of each item, given for all pairs whether `i` beats `j` (1) or not (0).
     Wins,
-    /// The wire itself, to be revealed.
-    Same,
+    /// The items of the last group themselves, to be revealed.
+    Last,
 }
 
-/// A public combination of `wire` over `items` items.
+/// Items side by side that are compared with those of their own group only. A group may be empty.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Groups(pub [u16; 2]);
+
+impl Groups {
+    /// One group.
+    #[must_use]
+    pub const fn one(items: u16) -> Self {
+        Self([0, items])
+    }
+
+    /// Items of both groups.
+    #[must_use]
+    pub const fn items(self) -> u16 {
+        self.0[0].saturating_add(self.0[1])
+    }
+
+    /// Items of the larger group.
+    #[must_use]
+    pub const fn largest(self) -> u16 {
+        if self.0[0] > self.0[1] { self.0[0] } else { self.0[1] }
+    }
+
+    /// All `(i, j)`, `i < j`, of one group, group by group and in lexicographic order.
+    pub fn pairs(self) -> impl Iterator<Item = (u16, u16)> {
+        let [first, _] = self.0;
+        [0..first, first..self.items()].into_iter().flat_map(|group| {
+            let end = group.end;
+            group.flat_map(move |i| (i + 1..end).map(move |j| (i, j)))
+        })
+    }
+
+    /// How many [`pairs`](Self::pairs) there are.
+    #[must_use]
+    pub const fn pair_count(self) -> u16 {
+        const fn of(items: u16) -> u16 {
+            items.saturating_mul(items.saturating_sub(1)) / 2
+        }
+        of(self.0[0]).saturating_add(of(self.0[1]))
+    }
+}
+
+/// A public combination of `wire` over groups of items.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Combine {
     /// The wire read, of one row.
@@ -193,13 +235,19 @@ pub struct Combine {
     /// Which combination.
     pub combination: Combination,
     /// Items compared.
-    pub items: u16,
+    pub groups: Groups,
 }
 
-/// Unordered pairs of `items` items.
-#[must_use]
-pub const fn pairs(items: u16) -> u16 {
-    items * items.saturating_sub(1) / 2
+impl Combine {
+    /// Elements of the result.
+    #[must_use]
+    pub const fn elements(&self) -> u16 {
+        match self.combination {
+            Combination::Differences => self.groups.pair_count(),
+            Combination::Wins => self.groups.items(),
+            Combination::Last => self.groups.0[1],
+        }
+    }
 }
 
 /// What a gate opens.
@@ -232,6 +280,33 @@ pub enum Table {
     Identity,
 }
 
+/// Which table each element is looked up in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lookup {
+    /// The table of the first elements.
+    pub first: Table,
+    /// How many elements use it.
+    pub split: u32,
+    /// The table of the others.
+    pub rest: Table,
+    /// How many elements, from the first on, carry no mask: the server learns what is looked up.
+    pub opened: u32,
+}
+
+impl Lookup {
+    /// The table of `element`.
+    #[must_use]
+    pub const fn table(&self, element: u32) -> Table {
+        if element < self.split { self.first } else { self.rest }
+    }
+}
+
+impl From<Table> for Lookup {
+    fn from(table: Table) -> Self {
+        Self { first: table, split: 0, rest: table, opened: 0 }
+    }
+}
+
 /// What becomes of the opened operand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Response {
@@ -244,9 +319,7 @@ pub enum Response {
         /// The index.
         opening: Opening,
         /// The entries.
-        table: Table,
-        /// The result carries no mask: the server learns it.
-        open: bool,
+        lookup: Lookup,
     },
     /// The device learns the operand modulo `2^bits`.
     Reveal {
@@ -535,20 +608,18 @@ impl<'p, P: Party> Circuit<'p, P> {
         self.opened(operand, Response::Requantise(opening), bits)
     }
 
-    /// Opens `operand` and shares the table's entry, with `bits` bits.
+    /// Opens `operand` and shares what is looked up, with `bits` bits.
     ///
     /// # Errors
     /// [`CircuitError`], or the party's.
-    pub fn table(&mut self, operand: Operand, opening: Opening, table: Table, bits: u8) -> Result<Wire, P::Error> {
-        self.opened(operand, Response::Table { opening, table, open: false }, bits)
-    }
-
-    /// As [`table`](Self::table), and the server learns the entry.
-    ///
-    /// # Errors
-    /// [`CircuitError`], or the party's.
-    pub fn open_table(&mut self, operand: Operand, opening: Opening, table: Table, bits: u8) -> Result<Wire, P::Error> {
-        self.opened(operand, Response::Table { opening, table, open: true }, bits)
+    pub fn table(
+        &mut self,
+        operand: Operand,
+        opening: Opening,
+        lookup: impl Into<Lookup>,
+        bits: u8,
+    ) -> Result<Wire, P::Error> {
+        self.opened(operand, Response::Table { opening, lookup: lookup.into() }, bits)
     }
 
     /// The device learns `operand` modulo `2^bits`.
@@ -574,10 +645,7 @@ impl<'p, P: Party> Circuit<'p, P> {
             Operand::Private => (0, 0, 0),
             Operand::Linear(linear) => (linear.rows, linear.outputs, 1),
             Operand::Product(product) => (product.rows, product.width(), product.heads),
-            Operand::Combine(combine) => match combine.combination {
-                Combination::Differences => (1, pairs(combine.items), 1),
-                Combination::Wins | Combination::Same => (1, combine.items, 1),
-            },
+            Operand::Combine(combine) => (1, combine.elements(), 1),
         };
         self.gate(operand, response, rows, width, blocks, bits)
     }
@@ -628,6 +696,8 @@ pub enum Program {
         spec: RouterSpec,
         /// Models to choose from.
         models: u16,
+        /// What the device learns if the router answers itself.
+        output: Output,
     },
     /// Answers with `classes` logits.
     Model {
@@ -649,13 +719,19 @@ impl Program {
         match slot {
             Slot::Router => {
                 let spec = pool.router.ok_or(CircuitError::NoSuchSlot)?;
-                Ok(Self::Router { spec, models: pool.models.len() as u16 })
+                Ok(Self::Router { spec, models: pool.models.len() as u16, output: pool.output })
             }
             Slot::Model(index) => {
                 let model = pool.models.get(usize::from(index)).ok_or(CircuitError::NoSuchSlot)?;
                 Ok(Self::Model { spec: model.spec, classes: pool.classes, output: pool.output })
             }
         }
+    }
+
+    /// Whether a router has the first model's answer beside its route.
+    #[must_use]
+    pub const fn answers(&self) -> bool {
+        matches!(self, Self::Router { spec, .. } if spec.answers > 0)
     }
 
     /// The public scores that this program adds to what it compares: `scores` for a router, none for
@@ -675,7 +751,7 @@ impl Program {
     pub fn walk<P: Party>(&self, party: &mut P) -> Result<Layout, P::Error> {
         let mut circuit = Circuit::new(party);
         match self {
-            Self::Router { spec, models } => model::router(&mut circuit, spec, *models)?,
+            Self::Router { spec, models, output } => model::router(&mut circuit, spec, *models, *output)?,
             Self::Model { spec, classes, output } => model::transformer(&mut circuit, spec, *classes, *output)?,
         }
         Ok(circuit.layout)

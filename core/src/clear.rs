@@ -148,8 +148,9 @@ struct Clear<'a, R> {
     last: Option<Wire>,
 }
 
-/// Runs `program` on `input`; `scores` are added to the router's utilities. Wires are left in
-/// `arena`; the last one (logits, or the winner's one-hot) is returned.
+/// Runs `program` on `input`; `scores` are added to the router's utilities. Wires are left in `arena`.
+/// Returned is that of a model's answer; of a router, the choice's one-hot and, behind it, that of
+/// its own answer.
 ///
 /// # Errors
 /// [`ClearError`].
@@ -231,8 +232,9 @@ impl<R: Reference> Clear<'_, R> {
                     Err(ClearError::Range { gate: gate.id, value, bits: opening.index_bits - 1 })
                 }
             }
-            Response::Table { opening, table, .. } => {
+            Response::Table { opening, lookup } => {
                 let index = fits(rounded(opening), opening.index_bits)? as i32;
+                let table = lookup.table(element);
                 Ok(i64::from(table::value(table, self.parameters.tables, opening.index_bits, index)))
             }
             Response::Reveal { bits } => {
@@ -256,7 +258,10 @@ impl<R: Reference> Party for Clear<'_, R> {
                 *slot = value;
             }
         }
-        self.last = Some(gate.out);
+        // A router's own answer is a part of the wire before it.
+        if !matches!((gate.response, &gate.operand), (Response::Reveal { .. }, Operand::Combine(_))) {
+            self.last = Some(gate.out);
+        }
         Ok(())
     }
 }

@@ -4,7 +4,7 @@
 //! and the demo hold them to what is measured, to the byte.
 
 use crate::channel::FRAME_OVERHEAD;
-use crate::circuit::{CircuitError, Gate, Operand, Party, Program, Slot, Wire};
+use crate::circuit::{CircuitError, Gate, MessageKind, Operand, Party, Program, Slot, Wire};
 use crate::device;
 use crate::prg::BLOCK_WORDS;
 use crate::server;
@@ -44,6 +44,8 @@ impl Traffic {
 pub struct Cost {
     /// Online traffic on the device's link; of a router, with the message that names the model.
     pub online: Traffic,
+    /// Bytes to the device that are added when a router answers for the first model.
+    pub own_answer: u64,
     /// Offline traffic on the device's link.
     pub offline: Traffic,
     /// Bytes of the dealer's stock item.
@@ -70,14 +72,15 @@ impl Cost {
     /// [`CircuitError`].
     pub fn of(pool: &PoolSpec, slot: Slot, tile: u16) -> Result<Self, CircuitError> {
         let program = Program::of(pool, slot)?;
-        let mut count = Count { cost: Self::default(), tile: tile.max(1), device_turn: false, cuts: 0 };
+        let router = slot == Slot::Router;
+        let mut count = Count { cost: Self::default(), router, tile: tile.max(1), device_turn: false, cuts: 0 };
         let layout = program.walk(&mut count)?;
         let mut cost = count.cost;
 
         let link = LinkProfile::UART;
         let infer = ToServer::Infer(Infer { slot, counter: 0, lambda: 0, allowed: 0, link });
         cost.online.up += control_bytes(encoded_bytes(&infer));
-        if slot == Slot::Router {
+        if router {
             let route = ToDevice::Route(Route { slot: Slot::Model(0), counter: 0 });
             cost.online.down += control_bytes(encoded_bytes(&route));
             cost.online.half_trips += 1;
@@ -98,10 +101,21 @@ impl Cost {
         Ok(cost)
     }
 
-    /// Costs of a routed inference: `self` is the router's, `model` the chosen model's. The model's
-    /// own request is not sent.
-    #[must_use]
-    pub fn then(&self, model: &Self) -> Self {
+    /// Costs of an inference that the router of `pool` sends to the model of this `index`.
+    ///
+    /// # Errors
+    /// [`CircuitError`].
+    pub fn routed(pool: &PoolSpec, index: u8, tile: u16) -> Result<Self, CircuitError> {
+        let mut router = Self::of(pool, Slot::Router, tile)?;
+        if pool.router_answers(Slot::Model(index)) {
+            router.online.down += router.own_answer;
+            return Ok(router);
+        }
+        Ok(router.then(&Self::of(pool, Slot::Model(index), tile)?))
+    }
+
+    /// `self` is the router's, `model` the chosen model's. The model's own request is not sent.
+    fn then(&self, model: &Self) -> Self {
         let infer =
             ToServer::Infer(Infer { slot: Slot::Model(0), counter: 0, lambda: 0, allowed: 0, link: LinkProfile::UART });
         let add = |a: &Traffic, b: &Traffic| Traffic {
@@ -113,6 +127,7 @@ impl Cost {
         online.up -= control_bytes(encoded_bytes(&infer));
         Self {
             online,
+            own_answer: 0,
             offline: add(&self.offline, &model.offline),
             dealer_to_server: self.dealer_to_server + model.dealer_to_server,
             device_blocks_online: self.device_blocks_online + model.device_blocks_online,
@@ -151,6 +166,7 @@ const fn control_bytes(payload: usize) -> u64 {
 
 struct Count {
     cost: Cost,
+    router: bool,
     tile: u16,
     /// Whether the device sent last.
     device_turn: bool,
@@ -216,6 +232,10 @@ impl Party for Count {
     fn gate(&mut self, gate: &Gate) -> Result<(), CircuitError> {
         for message in gate.messages() {
             let bytes = framed_bytes(message.bytes() as u64);
+            if self.router && message.kind == MessageKind::Reveal {
+                self.cost.own_answer += bytes;
+                continue;
+            }
             let online = &mut self.cost.online;
             if message.kind.from_device() {
                 online.up += bytes;
@@ -273,9 +293,9 @@ impl Party for Count {
     }
 }
 
-/// Public scores of the models for the router: minus lambda times the model's cost on `link`,
-/// where the dearest model costs 255. Models outside `allowed` (bit `i` for model `i`) get a score
-/// that no utility makes up for.
+/// Public scores of the models for the router: minus lambda times what the model costs on `link`
+/// beyond the router itself, where the dearest model costs 255. Models outside `allowed` (bit `i` for model `i`) get a score
+/// that no utility makes up for. None for a pool without a router.
 ///
 /// # Errors
 /// [`CircuitError`].
@@ -287,9 +307,13 @@ pub fn router_scores(
 ) -> Result<heapless::Vec<i32, { crate::spec::MAX_MODELS }>, CircuitError> {
     use crate::model::{COST_BIAS_MAX, UTILITY_MAX};
 
+    if pool.router.is_none() {
+        return Ok(heapless::Vec::new());
+    }
     let mut latencies = heapless::Vec::<u64, { crate::spec::MAX_MODELS }>::new();
+    let router = Cost::of(pool, Slot::Router, 1)?.online.latency_us(link);
     for index in 0..pool.models.len() as u8 {
-        let latency = Cost::of(pool, Slot::Model(index), 1)?.online.latency_us(link);
+        let latency = Cost::routed(pool, index, 1)?.online.latency_us(link).saturating_sub(router);
         latencies.push(latency).map_err(|_| CircuitError::TooLarge)?;
     }
     let dearest = latencies.iter().copied().max().unwrap_or(1).max(1);

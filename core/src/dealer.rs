@@ -153,10 +153,9 @@ impl Dealer<'_> {
     fn draw_wire(&mut self, gate: &Gate) {
         let at = gate.out.at as usize;
         let Some(masks) = self.arena.get_mut(at..at + gate.elements() as usize) else { return };
-        if matches!(gate.response, Response::Table { open: true, .. }) {
-            masks.fill(0);
-        } else {
-            Stream::new(&self.keys.device, StreamId::new(gate.id, Purpose::WireMask)).fill(masks);
+        Stream::new(&self.keys.device, StreamId::new(gate.id, Purpose::WireMask)).fill(masks);
+        if let Response::Table { lookup, .. } = gate.response {
+            masks.iter_mut().take(lookup.opened as usize).for_each(|mask| *mask = 0);
         }
     }
 
@@ -164,20 +163,17 @@ impl Dealer<'_> {
     fn tabulate(&mut self, gate: &Gate) {
         let entries = gate.response.entries() as usize;
         let (Response::Requantise(opening) | Response::Table { opening, .. }) = gate.response else { return };
-        if let Response::Table { table, .. } = gate.response {
-            let function = self.function.get_mut(..entries).unwrap_or(&mut []);
-            table::tabulate(table, self.parameters.tables, opening.index_bits, function);
-        }
         let mut rho_device = Stream::new(&self.keys.device, StreamId::new(gate.id, Purpose::IndexMask));
         let mut rho_server = Stream::new(&self.keys.server, StreamId::new(gate.id, Purpose::IndexMask));
         let mut pads = Stream::new(&self.keys.device, StreamId::new(gate.id, Purpose::TablePad));
         let at = gate.out.at as usize;
         let masks = self.arena.get(at..at + gate.elements() as usize).unwrap_or(&[]);
-        let (function, pad_words) = (self.function.get(..entries), self.pads.get_mut(..entries));
+        let (function, pad_words) = (self.function.get_mut(..entries), self.pads.get_mut(..entries));
         let (Some(function), Some(pad_words)) = (function, pad_words) else { return };
+        let mut tabulated = None;
         let bits = gate.out.bits;
         let stock = &mut self.stock;
-        for mask in masks {
+        for (element, mask) in (0u32..).zip(masks) {
             let sigma = opening::dealer_sigma(opening, rho_device.draw().wrapping_add(rho_server.draw()));
             pads.fill(pad_words);
             let mut pad_words = pad_words.iter();
@@ -185,10 +181,16 @@ impl Dealer<'_> {
                 let pad = pad_words.next().copied().unwrap_or(0);
                 stock.push(entry.wrapping_sub(pad), bits);
             };
-            if matches!(gate.response, Response::Requantise(_)) {
-                (0..2).for_each(|bit| push(requantise::dealer_entry(opening, sigma, bit, *mask)));
-            } else {
-                table::dealer_entries(function, sigma, *mask, push);
+            match gate.response {
+                Response::Table { lookup, .. } => {
+                    let table = lookup.table(element);
+                    if tabulated != Some(table) {
+                        table::tabulate(table, self.parameters.tables, opening.index_bits, function);
+                        tabulated = Some(table);
+                    }
+                    table::dealer_entries(function, sigma, *mask, push);
+                }
+                _ => (0..2).for_each(|bit| push(requantise::dealer_entry(opening, sigma, bit, *mask))),
             }
         }
         stock.align();

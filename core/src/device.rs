@@ -311,6 +311,12 @@ impl Online {
         Ok(online)
     }
 
+    /// Whether nothing is left but the server's output.
+    #[must_use]
+    pub fn awaits_reveal(&self) -> bool {
+        self.gate.as_ref().is_some_and(|gate| matches!(gate.response, Response::Reveal { .. }))
+    }
+
     /// Bytes of the server's current message that have not come yet.
     #[must_use]
     pub const fn inbound(&self) -> usize {

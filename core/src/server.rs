@@ -257,18 +257,28 @@ impl<'a> Server<'a> {
         self.advance(gate)
     }
 
-    /// The model that a finished router chose.
+    /// The model that a router chose: once it is finished, or has nothing left but to reveal its own
+    /// answer. That turn is to be taken for the first model only.
     ///
     /// # Errors
-    /// [`ServerError::Turn`] before the end or for a model; [`ServerError::NotOneHot`].
+    /// [`ServerError::Turn`] before, and for a model; [`ServerError::NotOneHot`].
     pub fn choice(&self) -> Result<Slot, ServerError> {
-        let (Program::Router { .. }, Turn::Done, Some(wire)) = (&self.program, self.turn(), &self.last) else {
+        let (Program::Router { models, .. }, true, Some(wire)) = (&self.program, self.chosen(), &self.last) else {
             return Err(ServerError::Turn);
         };
-        let mut winners = (0u8..).zip(self.held(wire)).filter(|(_, one)| **one == 1);
+        let mut winners = (0u8..).zip(self.held(wire)).take(usize::from(*models)).filter(|(_, one)| **one == 1);
         match (winners.next(), winners.next()) {
             (Some((index, _)), None) => Ok(Slot::Model(index)),
             _ => Err(ServerError::NotOneHot),
+        }
+    }
+
+    /// Whether the route stands in the last wire.
+    fn chosen(&self) -> bool {
+        match self.turn() {
+            Turn::Send(message) => message.kind == MessageKind::Reveal,
+            Turn::Done => !self.program.answers(),
+            Turn::Receive(_) => false,
         }
     }
 

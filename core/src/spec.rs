@@ -12,9 +12,10 @@ use heapless::{String, Vec};
 use serde::{Deserialize, Serialize};
 
 use crate::circuit::{CircuitError, Program, Slot};
+use crate::model::COMPARED_BITS;
 
 /// Version of the encoding of [`PoolSpec`]; the first field on the wire.
-pub const SPEC_VERSION: u16 = 2;
+pub const SPEC_VERSION: u16 = 3;
 /// Most models in one pool (the router not counted).
 pub const MAX_MODELS: usize = 8;
 /// Most layers in one model.
@@ -100,6 +101,10 @@ pub struct RouterSpec {
     pub trunk: ModelSpec,
     /// Index of the utility table; utilities are 0 to 255.
     pub utility: Opening,
+    /// 0; or the pool's classes, when the router has the first model's outputs beside its own and
+    /// answers for it. The trunk then has the first model's shape and `utility` its
+    /// [`compared`](ModelSpec::compared) opening.
+    pub answers: u16,
 }
 
 /// What a device learns of an answer.
@@ -168,6 +173,8 @@ pub enum SpecError {
     InputLength,
     /// `heads` does not divide `width`.
     Heads,
+    /// A router that answers has another trunk or other classes than the first model.
+    Answers,
     /// A name is empty or not printable ASCII; the field's name.
     Name(&'static str),
     /// The lent buffer is too small for the encoding.
@@ -188,6 +195,7 @@ impl fmt::Display for SpecError {
             Self::Bits(field) => write!(f, "the bit widths of `{field}` in the pool spec are out of range"),
             Self::InputLength => f.write_str("a model's tokens x features is not the pool's input length"),
             Self::Heads => f.write_str("a model's width is not a multiple of its heads"),
+            Self::Answers => f.write_str("the router answers for the first model, but has not its shape and classes"),
             Self::Name(field) => write!(f, "the name of a {field} in the pool spec is empty or not printable ASCII"),
             Self::BufferTooSmall => f.write_str("the buffer lent for the pool spec's encoding is too small"),
             Self::Program(error) => write!(f, "a program of the pool spec cannot be built: {error}"),
@@ -226,6 +234,13 @@ impl ModelSpec {
     #[must_use]
     pub const fn qkv_bits(&self) -> u8 {
         if self.score.bits() > self.mix.bits() { self.score.bits() } else { self.mix.bits() }
+    }
+
+    /// How logits are opened to be compared: their highest bits, up to the ten that a comparison takes.
+    #[must_use]
+    pub const fn compared(&self) -> Opening {
+        let kept = if self.output_bits < COMPARED_BITS { self.output_bits } else { COMPARED_BITS };
+        Opening { shift: self.output_bits.saturating_sub(kept), index_bits: kept }
     }
 
     /// Columns of one head.
@@ -308,6 +323,16 @@ impl PoolSpec {
             if !router.utility.is_valid(MAX_TABLE_BITS) || router.trunk.output_bits != router.utility.bits() {
                 return Err(SpecError::Bits("utility"));
             }
+            if router.answers > 0 {
+                let first = self.models.first().map(|model| model.spec);
+                if router.answers != self.classes || first != Some(router.trunk) {
+                    return Err(SpecError::Answers);
+                }
+                within(router.answers, MAX_LABELS, "answers")?;
+                if router.utility != router.trunk.compared() {
+                    return Err(SpecError::Bits("utility"));
+                }
+            }
         }
         for slot in self.slots() {
             Program::of(self, slot).and_then(|program| program.layout()).map_err(SpecError::Program)?;
@@ -319,6 +344,12 @@ impl PoolSpec {
     pub fn slots(&self) -> impl Iterator<Item = Slot> + use<> {
         let router = self.router.map(|_| Slot::Router);
         router.into_iter().chain((0..self.models.len() as u8).map(Slot::Model))
+    }
+
+    /// Whether the router has the answer of `model` beside its route.
+    #[must_use]
+    pub fn router_answers(&self, model: Slot) -> bool {
+        model == Slot::Model(0) && self.router.is_some_and(|router| router.answers > 0)
     }
 
     /// Reads a spec from its encoding and validates it.

@@ -264,7 +264,7 @@ fn unlocked(layout: &Layout, view: &View, opened: &mut Vec<u32>) -> Vec<bool> {
             let entry = bits_at(&view.stock, gate.entries_at * 8 + place * u64::from(message.bits), message.bits);
             let pad = bits_at(&view.up[number], u64::from(element) * u64::from(message.bits), message.bits);
             let value = low_bits(entry.wrapping_add(pad), message.bits);
-            if matches!(gate.response, Response::Table { open: true, .. }) {
+            if matches!(gate.response, Response::Table { lookup, .. } if element < lookup.opened) {
                 opened.push(value);
             } else {
                 unlocked.extend((0..message.bits).map(|bit| value >> bit & 1 == 1));
@@ -282,7 +282,11 @@ fn a_lying_servers_view_of_a_program_does_not_tell_two_inputs_apart() {
     let trunk = ModelSpec { heads: 0, output_bits: 13, ..model_spec() };
     let programs = [
         Program::Model { spec: model_spec(), classes: 3, output: Output::Label },
-        Program::Router { spec: RouterSpec { trunk, utility: shape(6, 7) }, models: 3 },
+        Program::Router {
+            spec: RouterSpec { trunk, utility: shape(6, 7), answers: 3 },
+            models: 3,
+            output: Output::Label,
+        },
     ];
     for program in programs {
         let router = matches!(program, Program::Router { .. });
@@ -375,7 +379,11 @@ fn a_router_of_the_servers_making_learns_less_than_one_bit_per_model() {
     const MODELS: usize = 3;
     // The secret is a number of 3 bits, in three input values; the router's weights put it together.
     let trunk = ModelSpec { tokens: 1, features: 3, heads: 0, ffn: 0, layers: 0, output_bits: 6, ..model_spec() };
-    let program = Program::Router { spec: RouterSpec { trunk, utility: shape(0, 6) }, models: MODELS as u16 };
+    let program = Program::Router {
+        spec: RouterSpec { trunk, utility: shape(0, 6), answers: 0 },
+        models: MODELS as u16,
+        output: Output::Label,
+    };
     let mut secret = random_secret(program, 1, 1);
     secret.weights = [1, 2, 4].repeat(MODELS);
     // Each model's utility is another part of one table.

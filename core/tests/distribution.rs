@@ -44,7 +44,11 @@ fn programs() -> [Program; 2] {
     let trunk = ModelSpec { heads: 0, output_bits: 13, ..spec() };
     [
         Program::Model { spec: spec(), classes: 3, output: Output::Label },
-        Program::Router { spec: RouterSpec { trunk, utility: shape(6, 7) }, models: 3 },
+        Program::Router {
+            spec: RouterSpec { trunk, utility: shape(6, 7), answers: 3 },
+            models: 3,
+            output: Output::Label,
+        },
     ]
 }
 

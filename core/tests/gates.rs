@@ -335,7 +335,11 @@ proptest! {
 /// A router without a trunk to speak of, whose utilities are all `utility`.
 fn arbiter(models: u16, utilities: &[i16]) -> Secret {
     let trunk = ModelSpec { heads: 0, ffn: 0, layers: 0, output_bits: 12, ..base() };
-    let program = Program::Router { spec: RouterSpec { trunk, utility: shape(2, 10) }, models };
+    let program = Program::Router {
+        spec: RouterSpec { trunk, utility: shape(2, 10), answers: 0 },
+        models,
+        output: Output::Label,
+    };
     let mut secret = random_secret(program, 1, 1);
     secret.weights.iter_mut().for_each(|w| *w = 0);
     // Model i's accumulator is i steps, whose table entry is its utility.

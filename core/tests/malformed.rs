@@ -55,7 +55,7 @@ fn fixture() -> &'static Fixture {
         classes: 3,
         output: Output::Label,
         models: [named("plain", base), named("attention", attention)].into_iter().collect(),
-        router: Some(RouterSpec { trunk, utility: opening(6, 8) }),
+        router: Some(RouterSpec { trunk, utility: opening(6, 8), answers: 0 }),
     };
     spec.validate().unwrap();
     Fixture::new(spec)
@@ -527,7 +527,11 @@ fn a_router_answered_by_noise_chooses_a_model_or_says_that_it_cannot() {
         ffn_in: opening(6, 5),
         output_bits: 12,
     };
-    let program = Program::Router { spec: RouterSpec { trunk, utility: opening(6, 6) }, models: 3 };
+    let program = Program::Router {
+        spec: RouterSpec { trunk, utility: opening(6, 6), answers: 0 },
+        models: 3,
+        output: Output::Label,
+    };
     let seeds = Seeds { slot: Slot::Router, ..Seeds::fixed(8) };
     let secret = random_secret(program, 4, 3);
     let (mut chosen, mut refused) = (0, 0);

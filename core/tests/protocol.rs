@@ -55,11 +55,11 @@ proptest! {
 
     #[test]
     fn the_router_opens_the_best_score_and_ties_go_to_the_first(
-        spec in shapes(), models in 2u16..=8, seed: u64, scores: [u8; 8], flat: bool,
+        spec in shapes(), models in 2u16..=8, answers in 0u16..6, seed: u64, scores: [u8; 8], flat: bool,
     ) {
         let mut trunk = spec;
         trunk.output_bits = 24;
-        let program = Program::Router { spec: RouterSpec { trunk, utility: opening(14, 10) }, models };
+        let program = Program::Router { spec: RouterSpec { trunk, utility: opening(14, 10), answers }, models, output: Output::Label };
         let mut secret = secret(program, seed, 9);
         let utilities = secret.tables.len() - 1024;
         secret.tables[utilities..].iter_mut().for_each(|t| *t = if flat { 7 } else { (*t + 15) * 8 });
@@ -71,9 +71,12 @@ proptest! {
             Err(ClearError::Range { .. }) => return Err(TestCaseError::reject("the random router overflows its bits")),
             Err(error) => panic!("{error}"),
         };
-        prop_assert_eq!(expected.iter().sum::<i64>(), 1);
+        let (route, answer) = expected.split_at(usize::from(models));
+        prop_assert_eq!(route.iter().sum::<i64>(), 1);
+        prop_assert_eq!(answer.iter().sum::<i64>(), i64::from(answers > 0));
         let outcome = run(&secret, &seeds, 1, &input, &scores, 64, 2);
-        let winner = expected.iter().position(|one| *one == 1).unwrap();
+        prop_assert_eq!(outcome.logits.iter().map(|one| i64::from(*one)).collect::<Vec<_>>(), answer);
+        let winner = route.iter().position(|one| *one == 1).unwrap();
         prop_assert_eq!(outcome.choice, Some(Slot::Model(winner as u8)));
         if flat {
             let best = scores[..usize::from(models)].iter().max().unwrap();

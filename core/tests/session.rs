@@ -17,7 +17,7 @@ use secure_router_core::driver;
 use secure_router_core::error::BufferError;
 use secure_router_core::session::{
     Control, DeviceMemory, DeviceSession, Event, FRAME_CONTROL, FRAME_DATA, FRAME_PAYLOAD, MAX_COUNTER_SKIP, Refusal,
-    Route, SessionError, ToDevice, Welcome,
+    Request, Route, SessionError, ToDevice, Welcome,
 };
 use secure_router_core::spec::{PoolSpec, SpecError};
 
@@ -66,8 +66,7 @@ struct Transcript {
 }
 
 /// Prepares everything twice, then answers by every model and by the router, twice.
-fn converse(chunk: usize, tile: u16) -> Transcript {
-    let fixture = Fixture::shared();
+fn converse(fixture: &'static Fixture, chunk: usize, tile: u16) -> Transcript {
     let (mut memory, store) = (Memory::default(), Store::default());
     let mut peer = Peer::new(fixture);
     let mut session = connect(fixture, &mut memory, &store, tile);
@@ -86,7 +85,7 @@ fn converse(chunk: usize, tile: u16) -> Transcript {
         session.prepare(slot).unwrap();
         assert_eq!(next(&mut session, &mut peer), Event::Prepared(slot));
     }
-    let mut used = [0u64; 9];
+    let (mut used, mut answered) = ([0u64; 9], 0);
     let mut take = |slot: Slot| {
         let next = &mut used[usize::from(slot.code())];
         *next += 1;
@@ -95,22 +94,28 @@ fn converse(chunk: usize, tile: u16) -> Transcript {
     for round in 0..2i16 {
         for slot in &slots {
             let input = fixture.input(round + 3 * i16::from(slot.code()));
-            let ask = request(*slot);
+            let ask = Request { lambda: [0, 300][round as usize], ..request(*slot) };
             session.infer(ask, &input).unwrap();
-            let mut last = *slot;
+            let (mut last, mut own) = (*slot, Vec::new());
             let mut counter = take(*slot);
             if *slot == Slot::Router {
                 let scores = router_scores(&fixture.pool, ask.lambda, 0b111, &ask.link).unwrap();
                 let one_hot = expected(fixture, *slot, counter, &input, &scores);
+                own = one_hot[fixture.pool.models.len()..].to_vec();
                 let best = Slot::Model(one_hot.iter().position(|one| *one == 1).unwrap() as u8);
                 assert_eq!(next(&mut session, &mut peer), Event::Routed(best));
                 assert_eq!(peer.chosen, Some(best));
                 last = best;
-                counter = take(best);
+                if fixture.pool.router_answers(best) {
+                    answered += 1;
+                } else {
+                    counter = take(best);
+                    own.clear();
+                }
             }
             assert_eq!(next(&mut session, &mut peer), Event::Answer);
             let answer: Vec<i32> = session.logits().collect();
-            let wanted = expected(fixture, last, counter, &input, &[]);
+            let wanted = if own.is_empty() { expected(fixture, last, counter, &input, &[]) } else { own };
             assert_eq!(answer.iter().map(|logit| i64::from(*logit)).collect::<Vec<_>>(), wanted, "{last:?}");
             let best = wanted.iter().max().unwrap();
             assert_eq!(session.class(), wanted.iter().position(|logit| logit == best));
@@ -118,6 +123,7 @@ fn converse(chunk: usize, tile: u16) -> Transcript {
         }
     }
     assert_no_reuse(&peer);
+    assert_eq!(answered > 0, fixture.pool.router.unwrap().answers > 0, "the router's own answer was given");
     let burned = store.0.borrow().burned.clone();
     Transcript {
         events,
@@ -132,6 +138,7 @@ fn converse(chunk: usize, tile: u16) -> Transcript {
 
 #[test]
 fn conversations_end_in_the_references_answers_and_bytewise_driving_changes_nothing() {
+    let converse = |chunk, tile| converse(Fixture::shared(), chunk, tile);
     let whole = converse(usize::MAX, 4);
     assert_eq!(whole.logits.len(), 8);
     // Messages of several frames are among them, and a frame that two incoming frames fill.
@@ -143,13 +150,44 @@ fn conversations_end_in_the_references_answers_and_bytewise_driving_changes_noth
 }
 
 #[test]
+fn a_router_answers_for_the_first_model_and_for_no_other() {
+    let whole = converse(Fixture::answering(), usize::MAX, 4);
+    let routes = whole.events.iter().filter_map(|event| match event {
+        Event::Routed(slot) => Some(*slot),
+        _ => None,
+    });
+    assert!(routes.collect::<BTreeSet<_>>().len() > 1);
+    assert_eq!(whole, converse(Fixture::answering(), 1, 4));
+}
+
+#[test]
+fn a_routers_own_answer_without_its_route_is_refused() {
+    let fixture = Fixture::answering();
+    let (mut memory, store) = (Memory::default(), Store::default());
+    let mut peer = Peer::new(fixture);
+    let mut session = connect(fixture, &mut memory, &store, 4);
+    stocked(&mut session, &mut peer, &[Slot::Router], 1);
+    let mut ask = request(Slot::Router);
+    ask.lambda = 256;
+    session.infer(ask, &fixture.input(1)).unwrap();
+    peer.hide_route = true;
+    let outcome = carry(&mut session, &mut peer, usize::MAX, u64::MAX, &mut Crossed::default());
+    assert_eq!(outcome, Outcome::Failed(SessionError::Frame));
+    assert!(session.is_closed());
+}
+
+#[test]
 fn the_cost_model_is_right_to_the_byte() {
-    let fixture = Fixture::shared();
+    [Fixture::shared(), Fixture::answering()].into_iter().for_each(the_cost_model_is_right_for);
+}
+
+fn the_cost_model_is_right_for(fixture: &'static Fixture) {
     let (mut memory, store) = (Memory::default(), Store::default());
     let mut peer = Peer::new(fixture);
     let mut session = connect(fixture, &mut memory, &store, 4);
     assert_eq!(event(&mut session, &mut peer), Event::Ready);
     let cost = |slot| Cost::of(&fixture.pool, slot, 4).unwrap();
+    let routed = |slot: Slot| Cost::routed(&fixture.pool, slot.code() - 1, 4).unwrap();
     let measure = |session: &mut Session<'_>, peer: &mut Peer| {
         let mut crossed = Crossed::default();
         let mut half_trips = 0;
@@ -181,12 +219,12 @@ fn the_cost_model_is_right_to_the_byte() {
             let model = match slot {
                 Slot::Router => {
                     chosen.insert(peer.chosen.unwrap());
-                    cost(slot).then(&cost(peer.chosen.unwrap()))
+                    routed(peer.chosen.unwrap())
                 }
                 Slot::Model(_) => cost(slot),
             };
             assert_eq!(measured, traffic(model.online), "{slot:?} online");
-            if slot == Slot::Router {
+            if slot == Slot::Router && !fixture.pool.router_answers(peer.chosen.unwrap()) {
                 let model = peer.chosen.unwrap();
                 session.prepare(model).unwrap();
                 measure(&mut session, &mut peer);
@@ -194,10 +232,7 @@ fn the_cost_model_is_right_to_the_byte() {
         }
     }
     assert!(chosen.len() > 1, "{chosen:?}");
-    assert_eq!(
-        cost(Slot::Router).then(&cost(LARGE)).offline.up,
-        cost(Slot::Router).offline.up + cost(LARGE).offline.up
-    );
+    assert_eq!(routed(LARGE).offline.up, cost(Slot::Router).offline.up + cost(LARGE).offline.up);
 }
 
 /// Prepares and runs the router and what it picks; then waits for what may still come.

@@ -45,7 +45,7 @@ fn pool(input_len: u16, output: Output, models: &[ModelSpec], trunk: ModelSpec) 
         classes: 3,
         output,
         models: models.iter().enumerate().map(named).collect(),
-        router: Some(RouterSpec { trunk, utility: opening(9, 8) }),
+        router: Some(RouterSpec { trunk, utility: opening(9, 8), answers: 0 }),
     };
     spec.validate().unwrap();
     Fixture::new(spec)

@@ -47,7 +47,7 @@ fn small() -> PoolSpec {
         classes: 4,
         output: Output::Label,
         models: [named("one", model), named("two", ModelSpec { layers: 1, ..model })].into_iter().collect(),
-        router: Some(RouterSpec { trunk, utility: opening(8, 9) }),
+        router: Some(RouterSpec { trunk, utility: opening(8, 9), answers: 0 }),
     }
 }
 
@@ -76,7 +76,7 @@ fn largest() -> PoolSpec {
         classes: MAX_CLASSES,
         output: Output::Logits,
         models: names.iter().map(|name| named(name, model)).collect(),
-        router: Some(RouterSpec { trunk: model, utility: opening(20, MAX_TABLE_BITS) }),
+        router: Some(RouterSpec { trunk: model, utility: opening(20, MAX_TABLE_BITS), answers: 0 }),
     }
 }
 
@@ -104,9 +104,9 @@ fn measure(pool: &PoolSpec) {
         assert_eq!(program.gate(layout.gates - 1).unwrap().unwrap().id, layout.gates - 1);
         for tile in [0, 1, 5, u16::MAX] {
             let cost = Cost::of(pool, slot, tile).unwrap();
-            let with_requests = cost.online.up + cost.online.down;
+            let with_requests = cost.online.up + cost.online.down + cost.own_answer;
             assert!(with_requests > messages.0);
-            let _ = (cost.device_ram_bytes(pool.input_len), cost.server_ram_bytes(), cost.then(&cost));
+            let _ = (cost.device_ram_bytes(pool.input_len), cost.server_ram_bytes());
             assert_eq!(device::work_words(&program, tile.max(1)).unwrap(), cost.device_work_words);
         }
         server::work_words(&program).unwrap();
@@ -116,7 +116,7 @@ fn measure(pool: &PoolSpec) {
     for link in [LinkProfile::BLE, LinkProfile { bytes_per_second: 0, round_trip_us: u32::MAX }] {
         for allowed in [0, 0xff] {
             let scores = router_scores(pool, u16::MAX, allowed, &link).unwrap();
-            assert_eq!(scores.len(), pool.models.len());
+            assert_eq!(scores.len(), pool.router.map_or(0, |_| pool.models.len()));
             assert!(scores.iter().all(|score| (-768..=0).contains(score)));
         }
     }
@@ -190,6 +190,23 @@ fn every_limit_has_its_error() {
         (|p| p.router.as_mut().unwrap().utility.shift = 9, SpecError::Bits("utility")),
         (|p| p.router.as_mut().unwrap().trunk.output_bits = 18, SpecError::Bits("utility")),
         (|p| p.router.as_mut().unwrap().trunk.ffn = 2000, SpecError::Size("ffn")),
+        (|p| p.router.as_mut().unwrap().answers = p.classes, SpecError::Answers),
+        (|p| p.router = Some(answering(p, p.classes + 1)), SpecError::Answers),
+        (
+            |p| {
+                (p.output, p.classes) = (Output::Logits, MAX_LABELS + 1);
+                p.router = Some(answering(p, p.classes));
+            },
+            SpecError::Size("answers"),
+        ),
+        (
+            |p| {
+                let mut router = answering(p, p.classes);
+                (router.utility.shift, router.utility.index_bits) = (router.utility.shift + 1, 9);
+                p.router = Some(router);
+            },
+            SpecError::Bits("utility"),
+        ),
     ];
     for (index, (change, wanted)) in cases.iter().enumerate() {
         let mut pool = small();
@@ -208,11 +225,11 @@ fn a_gate_that_needs_more_bits_than_its_wire_has_is_refused() {
     let mut router = small().router.unwrap();
     router.trunk.output_bits = 10;
     router.trunk.ffn_in = opening(1, 9);
-    let narrow = Program::Router { spec: router, models: 2 };
+    let narrow = Program::Router { spec: router, models: 2, output: Output::Label };
     assert_eq!(narrow.layout(), Err(CircuitError::WireTooNarrow { needed: 17, have: 10 }));
     assert_eq!(narrow.gate(0), Err(CircuitError::WireTooNarrow { needed: 17, have: 10 }));
     router.trunk.output_bits = 17;
-    assert!(Program::Router { spec: router, models: 2 }.layout().is_ok());
+    assert!(Program::Router { spec: router, models: 2, output: Output::Label }.layout().is_ok());
 }
 
 /// A value in range mostly, and at or beyond a limit often.
@@ -256,12 +273,18 @@ prop_compose! {
     }
 }
 
+/// A router that has the first model's outputs beside its own.
+fn answering(pool: &PoolSpec, answers: u16) -> RouterSpec {
+    let trunk = pool.models[0].spec;
+    RouterSpec { trunk, utility: trunk.compared(), answers }
+}
+
 prop_compose! {
     fn pools()(
         edition: [u8; 16], classes in near(MAX_CLASSES), input_bits in bytewise(16), specs in vec(models(), 0..=4),
-        router in proptest::option::of((models(), openings(MAX_TABLE_BITS))), wild in 0u8..20, label: bool,
+        router in proptest::option::of((models(), openings(MAX_TABLE_BITS))), wild in 0u8..20, label: bool, own: bool,
     ) -> PoolSpec {
-        PoolSpec {
+        let mut pool = PoolSpec {
             edition, task: "t".try_into().unwrap(), input_len: if wild == 0 { 255 } else { 256 }, input_bits, input_frac: 8, classes,
             output: if label { Output::Label } else { Output::Logits },
             models: specs.into_iter().map(|spec| named("m", spec)).collect(),
@@ -269,9 +292,13 @@ prop_compose! {
                 if wild > 1 {
                     trunk.output_bits = utility.bits();
                 }
-                RouterSpec { trunk, utility }
+                RouterSpec { trunk, utility, answers: 0 }
             }),
+        };
+        if own && !pool.models.is_empty() && pool.router.is_some() {
+            pool.router = Some(answering(&pool, pool.classes));
         }
+        pool
     }
 }
 

@@ -17,7 +17,7 @@ use secure_router::server::Record;
 use secure_router_core::circuit::{Program, Slot};
 use secure_router_core::cost::{Cost, router_scores};
 use secure_router_core::session::LinkProfile;
-use secure_router_core::spec::ModelSpec;
+use secure_router_core::spec::{ModelSpec, PoolSpec};
 use serde::Serialize;
 
 use crate::infer::{Answer, TILE, progress};
@@ -242,7 +242,7 @@ impl Demo {
         let status = device.0.wait()?;
         ensure!(status.success(), "the device process failed");
         ensure!(cases.len() == count * slots.len(), "the device gave {} answers", cases.len());
-        count_trips(&records, &mut cases)?;
+        count_trips(&pool.spec, &records, &mut cases)?;
         Ok(cases)
     }
 
@@ -260,8 +260,13 @@ impl Demo {
             .map(|slot| Ok((*slot, Cost::of(&pool.spec, *slot, self.tile())?)))
             .collect::<Result<Vec<_>>>()?;
         let cost = |slot: Slot| costs.iter().find(|(have, _)| *have == slot).map(|(_, cost)| *cost).unwrap_or_default();
-        let used = |case: &Case| {
-            if case.slot == case.model { cost(case.slot) } else { cost(case.slot).then(&cost(case.model)) }
+        let routed = (0..pool.spec.models.len() as u8)
+            .filter(|_| pool.spec.router.is_some())
+            .map(|index| Ok(Cost::routed(&pool.spec, index, self.tile())?))
+            .collect::<Result<Vec<_>>>()?;
+        let used = |case: &Case| match case.model {
+            Slot::Model(index) if case.slot == Slot::Router => routed[usize::from(index)],
+            _ => cost(case.slot),
         };
         let whole_pool = costs.iter().map(|(_, cost)| cost.device_work_words).max().unwrap_or(0);
 
@@ -365,11 +370,11 @@ fn case(pool: &Pool, examples: &Examples, scores: &[i32], answer: Answer) -> Res
 }
 
 /// Adds the turns that the server counted: its records stand in the order of the answers.
-fn count_trips(records: &Path, cases: &mut [Case]) -> Result<()> {
+fn count_trips(pool: &PoolSpec, records: &Path, cases: &mut [Case]) -> Result<()> {
     let text = std::fs::read_to_string(records).context("the server left no records")?;
     let mut records = text.lines();
     for case in cases {
-        let programs = if case.slot == case.model { 1 } else { 2 };
+        let programs = if case.slot == case.model || pool.router_answers(case.model) { 1 } else { 2 };
         for _ in 0..programs {
             let record: Record = serde_json::from_str(records.next().context("the server left too few records")?)?;
             case.half_trips += record.half_trips;

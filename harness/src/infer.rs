@@ -180,7 +180,11 @@ impl Party<'_> {
 
     /// Prepares what `request` may use, where nothing is in stock.
     async fn top_up(&mut self, slot: Slot) -> Result<()> {
-        let wanted = if slot == Slot::Router { self.slots(&[])? } else { vec![slot] };
+        let pool = self.session.pool().context("not connected")?;
+        let wanted = match slot {
+            Slot::Router => pool.slots().filter(|slot| !pool.router_answers(*slot)).collect(),
+            Slot::Model(_) => vec![slot],
+        };
         for slot in wanted {
             if self.session.ready(slot) == 0 {
                 self.prepare(slot).await?;
@@ -203,8 +207,9 @@ impl Party<'_> {
             }
         }
         let latency_ms = start.elapsed().as_secs_f64() * 1e3;
+        let own = self.session.pool().is_some_and(|pool| pool.router_answers(model));
         let used = [request.slot, model];
-        let used = if request.slot == model { &used[..1] } else { &used[..] };
+        let used = if request.slot == model || own { &used[..1] } else { &used[..] };
         let mut offline = Moved::default();
         for (_, moved) in self.offline.iter().filter(|(slot, _)| used.contains(slot)) {
             offline.sent += moved.sent;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use secure_router_core::channel::{Link as Kind, PublicKey, StaticSecret, buffer_bytes};
-use secure_router_core::circuit::{Program, SLOTS, Slot};
+use secure_router_core::circuit::{MessageKind, Program, SLOTS, Slot};
 use secure_router_core::cost::router_scores;
 use secure_router_core::keys::server_key;
 use secure_router_core::server::{self, Server, Stock, Turn};
@@ -209,6 +209,7 @@ impl Service {
         infer: Infer,
     ) -> Result<(), Ended> {
         let scores = router_scores(&self.pool.spec, infer.lambda, infer.allowed, &infer.link)?;
+        // A router that has answered itself leaves nothing to run.
         let chosen = self.program(link, key, device, infer.slot, infer.counter, &scores, 0).await?;
         let Some(slot) = chosen else { return Ok(()) };
         let stock = self.store.stock(key, slot).map_err(|error| refusal(&error, slot))?;
@@ -221,8 +222,8 @@ impl Service {
         Ok(())
     }
 
-    /// Runs one program; of a router, returns the model that it chose. `half_trips` were made for
-    /// it before it began.
+    /// Runs one program; of a router, returns the model that is to run next. `half_trips` were made
+    /// for it before it began.
     #[expect(clippy::too_many_arguments, reason = "one run's whole context")]
     async fn program(
         &self,
@@ -255,9 +256,20 @@ impl Service {
         meter.turn(true);
         meter.computing(|| run.receive(&input))?;
         let mut message = Vec::new();
+        let mut routed = false;
         loop {
             match run.turn() {
                 Turn::Done => break,
+                // A router's own answer is for its own model only.
+                Turn::Send(next) if program.answers() && next.kind == MessageKind::Reveal && !routed => {
+                    let chosen = run.choice()?;
+                    if !self.pool.spec.router_answers(chosen) {
+                        self.record(slot, &meter);
+                        return Ok(Some(chosen));
+                    }
+                    say(link, &ToDevice::Route(Route { slot: chosen, counter: 0 }))?;
+                    routed = true;
+                }
                 Turn::Send(next) => {
                     meter.turn(false);
                     message.resize(next.bytes(), 0);
@@ -274,8 +286,8 @@ impl Service {
         }
         self.record(slot, &meter);
         match program {
-            Program::Router { .. } => Ok(Some(run.choice()?)),
-            Program::Model { .. } => Ok(None),
+            Program::Router { .. } if !program.answers() => Ok(Some(run.choice()?)),
+            _ => Ok(None),
         }
     }
 

@@ -32,10 +32,10 @@ async fn every_program_answers_as_the_reference_does_and_costs_what_the_model_sa
             let before = device.moved;
             let (class, model) = device.infer(wanted, input).await?;
             agree += usize::from(class == reference(&pool, model, input)?);
-            let mut cost = Cost::of(&pool.spec, wanted, 4)?;
-            if wanted == Slot::Router {
-                cost = cost.then(&Cost::of(&pool.spec, model, 4)?);
-            }
+            let cost = match model {
+                Slot::Model(index) if wanted == Slot::Router => Cost::routed(&pool.spec, index, 4)?,
+                _ => Cost::of(&pool.spec, wanted, 4)?,
+            };
             assert_eq!(device.moved.sent - before.sent, cost.online.up);
             assert_eq!(device.moved.received - before.received, cost.online.down);
         }

@@ -70,7 +70,7 @@ pub fn pool() -> PoolSpec {
         classes: 3,
         output: Output::Label,
         models: [named("plain", base), named("attention", attention), named("frames", frames)].into_iter().collect(),
-        router: Some(RouterSpec { trunk, utility: opening(6, 8) }),
+        router: Some(RouterSpec { trunk, utility: opening(6, 8), answers: 0 }),
     };
     pool.validate().unwrap();
     pool

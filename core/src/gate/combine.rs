@@ -12,34 +12,24 @@ use super::{Scalar, part};
 
 /// The combination of values held from `values`, without constants.
 pub fn evaluate<X: Scalar>(combine: &Combine, values: &[X], mut emit: impl FnMut(u32, X)) {
-    let value = |index: usize| values.get(index).copied().unwrap_or(X::ZERO);
-    let items = usize::from(combine.items);
+    let value = |index: u16| values.get(usize::from(index)).copied().unwrap_or(X::ZERO);
+    let groups = combine.groups;
     match combine.combination {
         Combination::Differences => {
-            let mut element = 0;
-            for first in 0..items {
-                for second in first + 1..items {
-                    emit(element, value(first).minus(value(second)));
-                    element += 1;
-                }
-            }
+            (0u32..).zip(groups.pairs()).for_each(|(element, (i, j))| emit(element, value(i).minus(value(j))));
         }
-        Combination::Same => (0u32..).zip(values).for_each(|(element, value)| emit(element, *value)),
+        Combination::Last => {
+            let [first, last] = groups.0;
+            (0u32..).zip(0..last).for_each(|(element, index)| emit(element, value(first.saturating_add(index))));
+        }
         Combination::Wins => {
-            for item in 0..items {
-                let mut wins = X::ZERO;
-                let mut pair = 0;
-                for first in 0..items {
-                    for second in first + 1..items {
-                        if first == item {
-                            wins = wins.plus(value(pair));
-                        } else if second == item {
-                            wins = wins.minus(value(pair));
-                        }
-                        pair += 1;
-                    }
-                }
-                emit(item as u32, wins);
+            for item in 0..groups.items() {
+                let wins = (0u16..).zip(groups.pairs()).fold(X::ZERO, |wins, (pair, (i, j))| match item {
+                    _ if i == item => wins.plus(value(pair)),
+                    _ if j == item => wins.minus(value(pair)),
+                    _ => wins,
+                });
+                emit(item.into(), wins);
             }
         }
     }
@@ -55,20 +45,11 @@ pub fn held<'a, X>(combine: &Combine, arena: &'a [X]) -> &'a [X] {
 #[must_use]
 pub fn constant(combine: &Combine, index: u32, scores: &[i32]) -> i32 {
     match combine.combination {
-        Combination::Same => 0,
-        Combination::Wins => index as i32,
+        Combination::Last => 0,
+        Combination::Wins => combine.groups.pairs().filter(|(_, j)| u32::from(*j) == index).count() as i32,
         Combination::Differences => {
-            let mut element = 0;
-            for first in 0..usize::from(combine.items) {
-                for second in first + 1..usize::from(combine.items) {
-                    if element == index {
-                        let score = |item: usize| scores.get(item).copied().unwrap_or(0);
-                        return score(first).saturating_sub(score(second));
-                    }
-                    element += 1;
-                }
-            }
-            0
+            let score = |item: u16| scores.get(usize::from(item)).copied().unwrap_or(0);
+            combine.groups.pairs().nth(index as usize).map_or(0, |(i, j)| score(i).saturating_sub(score(j)))
         }
     }
 }

@@ -1,12 +1,16 @@
 //! The oblivious router: a utility per model, less its cost, and an argmax, all under sharing.
 //!
-//! Equal scores go to the earlier model. The server learns the one-hot (policy `open`): the last
-//! table's entries carry no mask.
+//! Equal scores go to the earlier model. The server learns the one-hot (policy `open`): its entries in
+//! the last table carry no mask.
+//!
+//! A router that answers is the first model with more outputs: its trunk's logits go through the same
+//! openings as the utilities and become a label beside the route. If the route is the first model,
+//! the server reveals that label and nothing is left to run; else it is never revealed.
 
-use crate::circuit::{Circuit, Party};
-use crate::spec::RouterSpec;
+use crate::circuit::{Circuit, Combination, Combine, Groups, Lookup, Operand, Party, Table};
+use crate::spec::{Output, RouterSpec};
 
-use super::{COMPARED_BITS, ITEM_BITS, argmax, trunk};
+use super::{COMPARED_BITS, ITEM_BITS, ONE_HOT_BITS, argmax, trunk};
 
 /// Largest utility: a probability in steps of 1/255.
 pub const UTILITY_MAX: i32 = 255;
@@ -15,14 +19,29 @@ pub const COST_BIAS_MAX: i32 = 768;
 
 const _: () = assert!(UTILITY_MAX + COST_BIAS_MAX < 1 << COMPARED_BITS);
 
-/// Scores `models` models and opens the index of the best to the server.
+/// Scores `models` models, opens the index of the best to the server and reveals the first model's
+/// answer to the device, if the router has it.
 ///
 /// # Errors
 /// The party's.
-pub fn router<P: Party>(circuit: &mut Circuit<'_, P>, spec: &RouterSpec, models: u16) -> Result<(), P::Error> {
-    let estimate = trunk(circuit, &spec.trunk, models)?;
+pub fn router<P: Party>(
+    circuit: &mut Circuit<'_, P>,
+    spec: &RouterSpec,
+    models: u16,
+    output: Output,
+) -> Result<(), P::Error> {
+    let groups = Groups([models, spec.answers]);
+    let estimates = trunk(circuit, &spec.trunk, groups.items())?;
     let sigmoid = circuit.secret_table(spec.utility.index_bits)?;
-    let utilities = circuit.table(estimate, spec.utility, sigmoid, ITEM_BITS)?;
-    argmax(circuit, utilities, models, 1, true)?;
+    let both = Lookup { first: sigmoid, split: models.into(), rest: Table::Identity, opened: 0 };
+    let items = circuit.table(estimates, spec.utility, both, ITEM_BITS)?;
+    let best = argmax(circuit, items, groups, models)?;
+    if spec.answers > 0 {
+        let (wire, bits) = match output {
+            Output::Label => (best, ONE_HOT_BITS),
+            Output::Logits => (items, COMPARED_BITS),
+        };
+        circuit.reveal(Operand::Combine(Combine { wire, combination: Combination::Last, groups }), bits)?;
+    }
     Ok(())
 }

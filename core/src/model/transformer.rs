@@ -11,14 +11,11 @@
 use heapless::Vec;
 
 use crate::circuit::{
-    Circuit, CircuitError, Combination, Combine, HeadView, MAX_TERMS, Operand, Party, Product, Table, Wire,
+    Circuit, CircuitError, Combination, Combine, Groups, HeadView, MAX_TERMS, Operand, Party, Product, Table, Wire,
 };
-use crate::spec::{ModelSpec, Opening, Output};
+use crate::spec::{ModelSpec, Output};
 
-use super::{COMPARED_BITS, ITEM_BITS, argmax};
-
-/// Bits of a revealed one-hot: 0 and 1, read as signed.
-const LABEL_BITS: u8 = 2;
+use super::{ITEM_BITS, ONE_HOT_BITS, argmax};
 
 /// The answer of `spec`, revealed to the device: its logits, or the one-hot of the largest.
 ///
@@ -38,12 +35,10 @@ pub fn transformer<P: Party>(
         circuit.reveal(logits, spec.output_bits)?;
         return Ok(());
     }
-    let kept = if spec.output_bits < COMPARED_BITS { spec.output_bits } else { COMPARED_BITS };
-    let opening = Opening { shift: spec.output_bits.saturating_sub(kept), index_bits: kept };
-    let compared = circuit.table(logits, opening, Table::Identity, ITEM_BITS)?;
-    let label = argmax(circuit, compared, classes, LABEL_BITS, false)?;
-    let label = Combine { wire: label, combination: Combination::Same, items: classes };
-    circuit.reveal(Operand::Combine(label), LABEL_BITS)?;
+    let groups = Groups::one(classes);
+    let compared = circuit.table(logits, spec.compared(), Table::Identity, ITEM_BITS)?;
+    let label = argmax(circuit, compared, groups, 0)?;
+    circuit.reveal(Operand::Combine(Combine { wire: label, combination: Combination::Last, groups }), ONE_HOT_BITS)?;
     Ok(())
 }
 

@@ -75,7 +75,7 @@ pub enum Event {
     Ready,
     /// An inference of this program is in stock.
     Prepared(Slot),
-    /// The router chose this model; its run follows by itself.
+    /// The router chose this model; its answer follows by itself.
     Routed(Slot),
     /// The answer is in [`DeviceSession::logits`].
     Answer,
@@ -218,11 +218,23 @@ enum State {
     },
     Inferring {
         announce: Option<Infer>,
+        /// The route is still to come.
         router: bool,
         online: Online,
     },
     AwaitRoute,
     Closed,
+}
+
+impl State {
+    /// Whether the router has done all but to say what it chose.
+    fn awaits_route(&self) -> bool {
+        match self {
+            Self::AwaitRoute => true,
+            Self::Inferring { router, online, .. } => *router && online.awaits_reveal(),
+            _ => false,
+        }
+    }
 }
 
 /// A control message, without what a welcome holds.
@@ -391,7 +403,7 @@ impl<'b, C: Counters> DeviceSession<'b, C> {
         Ok(())
     }
 
-    /// The last answer: its logits at the scale of the accumulators, or under
+    /// The last answer: its logits, each program's at a scale of its own, or under
     /// [`Output::Label`](crate::spec::Output) 1 for its class and 0 for the others.
     pub fn logits(&self) -> impl Iterator<Item = i32> {
         self.work.iter().take(self.classes).map(|word| *word as i32)
@@ -523,6 +535,8 @@ impl<'b, C: Counters> DeviceSession<'b, C> {
             Arrived::Identity(_) => Err(SessionError::Frame),
             Arrived::Frame { kind: FRAME_CONTROL, .. } => self.control(),
             Arrived::Frame { kind: FRAME_DATA, len } => match &self.state {
+                // A router's own answer follows its route.
+                State::Inferring { router: true, online, .. } if online.awaits_reveal() => Err(SessionError::Frame),
                 State::Inferring { online, .. } if len > 0 && len == online.inbound().min(FRAME_PAYLOAD) => {
                     self.used = Some(0);
                     self.pump()
@@ -562,7 +576,7 @@ impl<'b, C: Counters> DeviceSession<'b, C> {
     // Not part of the loop that moves bytes, whose stack every frame's work stands on.
     #[inline(never)]
     fn control(&mut self) -> Result<Option<Event>, SessionError> {
-        match (self.hear()?, &self.state) {
+        match (self.hear()?, &mut self.state) {
             (Heard::Welcome, _) => {
                 if let Err(error) = self.welcome() {
                     self.pool = None;
@@ -583,7 +597,13 @@ impl<'b, C: Counters> DeviceSession<'b, C> {
                 self.state = State::Idle;
                 Ok(Some(Event::Prepared(slot)))
             }
-            (Heard::Route(Route { slot: slot @ Slot::Model(_), counter }), State::AwaitRoute) => {
+            (Heard::Route(Route { slot: slot @ Slot::Model(0), .. }), State::Inferring { router, online, .. })
+                if *router && online.awaits_reveal() =>
+            {
+                *router = false;
+                Ok(Some(Event::Routed(slot)))
+            }
+            (Heard::Route(Route { slot: slot @ Slot::Model(_), counter }), state) if state.awaits_route() => {
                 self.fits(slot)?;
                 self.burn(slot, counter, None)?;
                 self.pump()?;

@@ -129,7 +129,7 @@ pub struct PreparedStock {
 pub struct Route {
     /// The model.
     pub slot: Slot,
-    /// Counter of its stock item.
+    /// Counter of its stock item; without meaning when the router itself answers for it.
     #[serde(with = "postcard::fixint::le")]
     pub counter: u64,
 }

@@ -134,6 +134,7 @@ pub fn run(
         match server.turn() {
             Turn::Done => break,
             Turn::Send(message) => {
+                outcome.choice = server.choice().ok();
                 let mut bytes = vec![0; message.bytes()];
                 let sent = server.send(&mut bytes).unwrap();
                 assert_eq!(sent, message.bytes());
@@ -155,12 +156,12 @@ pub fn run(
         done = advance(&mut online, input, &mut work, &mut pending, &mut tx, &mut filled, &mut from_device);
     }
     assert!(pending.is_empty() && from_device.is_empty());
-    match program {
-        Program::Router { .. } => outcome.choice = Some(server.choice().unwrap()),
-        Program::Model { classes, .. } => {
-            outcome.logits = work.iter().take(usize::from(classes)).map(|word| *word as i32).collect();
-        }
-    }
+    let answers = match program {
+        Program::Router { spec, .. } => spec.answers,
+        Program::Model { classes, .. } => classes,
+    };
+    outcome.choice = outcome.choice.or(server.choice().ok());
+    outcome.logits = work.iter().take(usize::from(answers)).map(|word| *word as i32).collect();
     outcome
 }
 

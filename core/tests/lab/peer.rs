@@ -80,8 +80,18 @@ pub fn pool() -> PoolSpec {
         classes: 5,
         output: secure_router_core::spec::Output::Logits,
         models: models.into_iter().collect(),
-        router: Some(RouterSpec { trunk, utility: opening(8, 8) }),
+        router: Some(RouterSpec { trunk, utility: opening(8, 8), answers: 0 }),
     };
+    spec.validate().unwrap();
+    spec
+}
+
+/// The same with labels, and a router that is the cheapest model as well.
+pub fn answering_pool() -> PoolSpec {
+    let mut spec = pool();
+    let trunk = spec.models[0].spec;
+    spec.output = secure_router_core::spec::Output::Label;
+    spec.router = Some(RouterSpec { trunk, utility: trunk.compared(), answers: spec.classes });
     spec.validate().unwrap();
     spec
 }
@@ -102,10 +112,12 @@ impl Fixture {
         let programs = pool
             .slots()
             .map(|slot| {
-                let mut secret = random_secret(Program::of(&pool, slot).unwrap(), 11 + u64::from(slot.code()), 2);
+                // Logits are cut to ten bits to be compared: large weights, or all are ties.
+                let size = if slot == Slot::Router && pool.router_answers(Slot::Model(0)) { 40 } else { 2 };
+                let mut secret = random_secret(Program::of(&pool, slot).unwrap(), 11 + u64::from(slot.code()), size);
                 if slot == Slot::Router {
                     // Utilities are 0 to 255.
-                    let at = secret.tables.len() - 256;
+                    let at = secret.tables.len() - (1 << pool.router.unwrap().utility.index_bits);
                     secret.tables[at..].iter_mut().for_each(|entry| *entry = (*entry + 15) * 8);
                 }
                 (slot, secret)
@@ -123,6 +135,11 @@ impl Fixture {
 
     pub fn shared() -> &'static Self {
         thread_local!(static FIXTURE: &'static Fixture = Fixture::new(pool()));
+        FIXTURE.with(|fixture| *fixture)
+    }
+
+    pub fn answering() -> &'static Self {
+        thread_local!(static FIXTURE: &'static Fixture = Fixture::new(answering_pool()));
         FIXTURE.with(|fixture| *fixture)
     }
 
@@ -258,6 +275,8 @@ pub struct Peer {
     pub refuse: Option<Refusal>,
     pub route: Option<Route>,
     pub welcome: Option<Welcome>,
+    /// A router's own answer goes without its route.
+    pub hide_route: bool,
     pub chosen: Option<Slot>,
     pub infers: Vec<Infer>,
     /// Directions of whole messages since the last look: `true` is up.
@@ -286,6 +305,7 @@ impl Peer {
             refuse: None,
             route: None,
             welcome: None,
+            hide_route: false,
             chosen: None,
             infers: Vec::new(),
             directions: Vec::new(),
@@ -476,13 +496,27 @@ impl Peer {
         let Work::Run { server, infer, .. } = &mut self.work else { panic!("out of turn") };
         let infer = *infer;
         let mut messages = Vec::new();
+        let (mut choice, mut own) = (None, false);
         while let Turn::Send(message) = server.turn() {
+            if let Ok(chosen) = server.choice() {
+                choice = Some(chosen);
+                own = self.fixture.pool.router_answers(chosen);
+                if !own {
+                    break;
+                }
+            }
             let mut bytes = vec![0; message.bytes()];
             server.send(&mut bytes).unwrap();
             messages.push(bytes);
         }
-        let done = server.turn() == Turn::Done;
-        let choice = server.choice().ok();
+        let done = server.turn() == Turn::Done || choice.is_some();
+        let choice = choice.or(server.choice().ok());
+        if own {
+            self.chosen = choice;
+            if !self.hide_route {
+                self.say(&ToDevice::Route(Route { slot: Slot::Model(0), counter: 0 }));
+            }
+        }
         for bytes in messages {
             self.directions.push(false);
             self.runs.last_mut().unwrap().down.extend_from_slice(&bytes);
@@ -492,7 +526,7 @@ impl Peer {
             return;
         }
         self.work = Work::Nothing;
-        let Some(slot) = choice else { return };
+        let Some(slot) = choice.filter(|_| !own) else { return };
         self.chosen = Some(slot);
         let counter = self.stock(slot).first;
         let route = self.route.take().unwrap_or(Route { slot, counter });

@@ -14,7 +14,7 @@ use crate::reference::{Interpreter, Watch};
 use crate::rng::Rng;
 use crate::router::Router;
 use crate::task::Task;
-use crate::train::{Labelled, Recipe, predict, train};
+use crate::train::{Labelled, Recipe, logit_scale, predict, train};
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 use rayon::prelude::*;
@@ -24,8 +24,6 @@ use secure_router_core::spec::PoolSpec;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Largest logit accumulator on the train split, as a part of its range.
-const OUTPUT_ROOM: f64 = 2.0;
 /// Inputs that one interpreter runs before it is made anew, for another thread.
 const CHUNK: usize = 500;
 
@@ -114,8 +112,8 @@ impl<'a> CrossFit<'a> {
     pub(crate) fn export(&self, model: &Model, recipe: &Recipe, inputs: &[f32]) -> Result<Integers> {
         let logits = predict(&mut model.clone(), inputs, &Mode::NEAREST);
         let largest = logits.iter().fold(0f32, |max, l| max.max(l.abs()));
-        let half = f64::from(1u32 << (recipe.bits.output - 1));
-        integers(model, &recipe.bits, half / OUTPUT_ROOM / f64::from(largest), recipe.name)
+        let scale = logit_scale(&recipe.bits, largest);
+        integers(model, &recipe.bits, |_| scale, recipe.name)
     }
 
     /// Per validated example and model: is the integer copy that has not seen it right? And per model:
@@ -163,8 +161,8 @@ impl<'a> CrossFit<'a> {
         hits as f64 / self.validated.len() as f64
     }
 
-    /// Per validated example: utilities of the router that has not seen it (`folds` tells which), and
-    /// the hits of models that have not.
+    /// Per validated example: utilities and hit of the router that has not seen it (`folds` tells which),
+    /// and the hits of models that have not.
     pub(crate) fn router_cases(
         &self,
         spec: &PoolSpec,
@@ -176,11 +174,13 @@ impl<'a> CrossFit<'a> {
         let mut interpreters =
             routers.iter().map(|r| Interpreter::new(program, &r.integers)).collect::<Result<Vec<_>>>()?;
         let scores = vec![0; spec.models.len()];
-        let cases = self.validated.iter().zip(folds).zip(right).map(|((&i, &fold), right)| {
+        let cases = self.validated.iter().zip(folds).zip(right).map(|((&i, &fold), mut right)| {
             // A value out of range would be an arbitrary choice under the protocol: count it as wrong.
-            if interpreters[fold].run(self.input(i), &scores, &mut Nearest).is_err() {
+            let Ok(chosen) = interpreters[fold].run(self.input(i), &scores, &mut Nearest) else {
+                right[0] = false;
                 return Ok(Case { utilities: vec![0; right.len()], right, in_range: false });
-            }
+            };
+            right[0] = argmax(&chosen[right.len()..]) == self.data.examples[i].label;
             let utilities = interpreters[fold].utilities()?.iter().map(|&u| u as i32).collect();
             Ok(Case { utilities, right, in_range: true })
         });

@@ -33,9 +33,14 @@ struct Composer<'a> {
     name: &'static str,
 }
 
-/// The integers of `model`. `output_scale` is how many units of the last accumulators a logit of 1
-/// is worth.
-pub(crate) fn integers(model: &Model, bits: &Bits, output_scale: f64, name: &'static str) -> Result<Integers> {
+/// The integers of `model`. `output_scale` is how many units of the last accumulators a 1 of each
+/// output is worth.
+pub(crate) fn integers(
+    model: &Model,
+    bits: &Bits,
+    output_scale: impl Fn(usize) -> f64,
+    name: &'static str,
+) -> Result<Integers> {
     let mut composer = Composer { model, terms: Vec::new(), integers: Integers::default(), name };
     composer.add_term(INPUT_STEP, &model.embed);
     for block in &model.blocks {
@@ -60,7 +65,7 @@ pub(crate) fn integers(model: &Model, bits: &Bits, output_scale: f64, name: &'st
             composer.add_term(inner.output.step, &sub.back);
         }
     }
-    composer.linear(&model.norm, &model.head, |_| output_scale, true)?;
+    composer.linear(&model.norm, &model.head, output_scale, true)?;
     Ok(composer.integers)
 }
 
@@ -191,7 +196,7 @@ mod tests {
             let logits = model.forward(&real, &mut Mode::NEAREST.clone());
             let largest = logits.iter().fold(0f32, |max, l| max.max(l.abs()));
             let scale = 262_144.0 / f64::from(largest);
-            let integers = integers(&model, &recipe.bits, scale, recipe.name).unwrap();
+            let integers = integers(&model, &recipe.bits, |_| scale, recipe.name).unwrap();
             let program = Program::Model {
                 spec: recipe.spec().unwrap(),
                 classes: recipe.shape.outputs as u16,

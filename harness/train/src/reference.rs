@@ -2,8 +2,8 @@
 
 use crate::integer::Integers;
 use crate::rng::Rng;
-use anyhow::{Result, ensure};
-use secure_router_core::circuit::{CircuitError, Gate, Party, Program, Response};
+use anyhow::{Context, Result};
+use secure_router_core::circuit::{CircuitError, Combination, Combine, Gate, Operand, Party, Program, Response};
 use secure_router_core::clear::{self, ClearError, Nearest, Parameters, Reference};
 
 /// One program with its integers, ready to run.
@@ -100,10 +100,12 @@ impl<'a> Interpreter<'a> {
 
     /// The router's utilities of the last run.
     pub(crate) fn utilities(&self) -> Result<&[i64]> {
-        // After the utility table come the argmax's two tables.
-        ensure!(self.gates.len() > 3, "not a router");
-        let wire = self.gates[self.gates.len() - 3].out;
-        Ok(&self.arena[wire.at as usize..][..wire.elements() as usize])
+        let differences = self.gates.iter().find_map(|gate| match gate.operand {
+            Operand::Combine(combine) if combine.combination == Combination::Differences => Some(combine),
+            _ => None,
+        });
+        let Combine { wire, groups, .. } = differences.context("not a router")?;
+        Ok(&self.arena[wire.at as usize..][..usize::from(groups.0[0])])
     }
 
     /// Per gate `id:largest value seen/range`.

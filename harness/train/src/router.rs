@@ -1,6 +1,6 @@
-//! The router: how likely is each model to be right on this input, and what is the better answer
-//! worth? Models know their own training data by heart, so the router learns from models that have
-//! not seen the example (out of fold), on several variants of each.
+//! The router: how likely is each model to be right on this input? Models know their own training data
+//! by heart, so the router learns from models that have not seen the example (out of fold), on several
+//! variants of each. It is the cheapest model as well: one trunk learns the utilities and the classes.
 
 use crate::cross_fit::CrossFit;
 use crate::data::folds;
@@ -10,8 +10,7 @@ use crate::nn::function::sigmoid;
 use crate::nn::loss::{argmax, softmax};
 use crate::nn::model::Model;
 use crate::rng::Rng;
-use crate::task::UTILITY;
-use crate::train::{Judged, Recipe, predict, train};
+use crate::train::{Judged, Recipe, logit_scale, predict, taught, train};
 use anyhow::Result;
 use indicatif::ProgressBar;
 use rayon::prelude::*;
@@ -20,9 +19,8 @@ use secure_router_core::model::UTILITY_MAX;
 /// Validated examples with, for every model, how right an out-of-fold copy of it is.
 pub(crate) struct Judgements {
     inputs: Vec<Vec<f32>>,
-    /// Per example and variant: one value in [0, 1] per model.
-    right: Vec<Vec<f32>>,
-    labels: Vec<usize>,
+    /// Per example and variant: one value in [0, 1] per model, and one per class.
+    targets: Vec<Vec<f32>>,
     /// Folds of the router's own cross-fitting.
     pub(crate) folds: Vec<usize>,
     models: usize,
@@ -41,52 +39,47 @@ impl Judgements {
             for _ in 1..variants {
                 inputs.extend(run.features.variant_on_grid(example, &mut rng));
             }
-            let mut right = vec![0.0; variants * models];
+            let mut targets = vec![0.0; variants * (models + classes)];
             for (m, model) in out_of_fold[run.folds[i]].iter().enumerate() {
                 let logits = predict(&mut model.clone(), &inputs, &Mode::NEAREST);
-                for (v, p) in softmax(&logits, classes).chunks_exact(classes).enumerate() {
+                let variants = softmax(&logits, classes);
+                for (p, targets) in variants.chunks_exact(classes).zip(targets.chunks_exact_mut(models + classes)) {
                     // Half hit or miss, half confidence: the latter tells a narrow hit from a clear one.
                     let hit = if argmax(p) == example.label { 1.0 } else { 0.0 };
-                    right[v * models + m] = 0.5 * (hit + p[example.label]);
+                    targets[m] = 0.5 * (hit + p[example.label]);
+                    // The largest model comes last: it teaches the classes.
+                    targets[models..].copy_from_slice(p);
                 }
             }
-            (inputs, right)
+            for targets in targets.chunks_exact_mut(models + classes) {
+                taught(&mut targets[models..], example.label);
+            }
+            (inputs, targets)
         };
         let judged: Vec<(Vec<f32>, Vec<f32>)> = run.validated.par_iter().map(judge).collect();
-        let (inputs, right) = judged.into_iter().unzip();
-        let examples = || run.validated.iter().map(|&i| &run.data.examples[i]);
-        Self {
-            inputs,
-            right,
-            labels: examples().map(|e| e.label).collect(),
-            folds: folds(examples(), fold_count, run.seed),
-            models,
-            classes,
-        }
+        let (inputs, targets) = judged.into_iter().unzip();
+        let examples = run.validated.iter().map(|&i| &run.data.examples[i]);
+        Self { inputs, targets, folds: folds(examples, fold_count, run.seed), models, classes }
     }
 
-    /// What a router is trained on; without one fold if `held_out` is given. The class itself is an
-    /// auxiliary target: it shapes the trunk, and its outputs are dropped afterwards.
+    /// What a router is trained on; without one fold if `held_out` is given.
     fn source(&self, held_out: Option<usize>) -> Judged {
-        let (mut inputs, mut targets) = (Vec::new(), Vec::new());
-        for i in (0..self.folds.len()).filter(|&i| held_out != Some(self.folds[i])) {
-            inputs.extend_from_slice(&self.inputs[i]);
-            for right in self.right[i].chunks_exact(self.models) {
-                targets.extend_from_slice(right);
-                targets.extend((0..self.classes).map(|c| if c == self.labels[i] { 1.0 } else { 0.0 }));
-            }
-        }
-        Judged { inputs, targets, outputs: self.models + self.classes }
+        let used = |of: &[Vec<f32>]| -> Vec<f32> {
+            let each = of.iter().zip(&self.folds).filter(|(_, fold)| held_out != Some(**fold));
+            each.flat_map(|(values, _)| values).copied().collect()
+        };
+        Judged { inputs: used(&self.inputs), targets: used(&self.targets), models: self.models, classes: self.classes }
     }
 }
 
 /// Head-room of the index of a utility. It costs little: most of the range is where the sigmoid is flat.
 const UTILITY_ROOM: f32 = 2.5;
 
-/// A trained router with its integers.
+/// A trained router with its integers, and those of the model that it answers for.
 pub(crate) struct Router {
     pub(crate) size: usize,
     pub(crate) integers: Integers,
+    pub(crate) answering: Integers,
 }
 
 /// Trains on all folds but `held_out`.
@@ -100,13 +93,21 @@ pub(crate) fn train_router(
     let source = judgements.source(held_out);
     let rng = Rng::new(seed, &format!("router without {held_out:?}"));
     let mut model = train(recipe, &source, rng, bar);
-    model.keep_outputs(judgements.models);
-    let logits = predict(&mut model, &source.inputs, &Mode::NEAREST);
-    let largest = logits.iter().fold(0f32, |max, l| max.max(l.abs()));
-    let half = (1u32 << (UTILITY.index_bits - 1)) as f32;
-    let step = largest * UTILITY_ROOM / half;
-    let scale = f64::from(1u32 << UTILITY.shift) / f64::from(step);
+    let outputs = predict(&mut model, &source.inputs, &Mode::NEAREST);
+    let (models, utility) = (judgements.models, recipe.compared()?);
+    let largest = |from: usize, to: usize| {
+        let rows = outputs.chunks_exact(source.outputs());
+        rows.flat_map(|row| &row[from..to]).fold(0f32, |max, o| max.max(o.abs()))
+    };
+    let half = (1u32 << (utility.index_bits - 1)) as f32;
+    let step = largest(0, models) * UTILITY_ROOM / half;
+    let utility_scale = f64::from(1u32 << utility.shift) / f64::from(step);
+    let logit_scale = logit_scale(&recipe.bits, largest(models, source.outputs()));
+    let scale = |output: usize| if output < models { utility_scale } else { logit_scale };
     let mut integers = integers(&model, &recipe.bits, scale, "router")?;
-    integers.tables.extend(table(UTILITY.index_bits, |v| UTILITY_MAX as f32 * sigmoid(v * step), "router")?);
-    Ok(Router { size: model.size(), integers })
+    integers.tables.extend(table(utility.index_bits, |v| UTILITY_MAX as f32 * sigmoid(v * step), "router")?);
+    let size = model.size();
+    model.drop_outputs(models);
+    let answering = crate::integer::integers(&model, &recipe.bits, |_| logit_scale, "router")?;
+    Ok(Router { size, integers, answering })
 }

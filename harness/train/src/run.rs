@@ -8,7 +8,7 @@ use crate::integer::Integers;
 use crate::nn::model::Style;
 use crate::pool::Pool;
 use crate::router::{Judgements, Router, train_router};
-use crate::task::{Task, UTILITY};
+use crate::task::Task;
 use crate::train::Recipe;
 use anyhow::{Context, Result, anyhow};
 use rayon::prelude::*;
@@ -50,12 +50,9 @@ pub(crate) fn run(train: Dataset, options: &Options) -> Result<()> {
     let (out_of_fold, finals) = run.train_models(models, true)?;
     run.bar.set_message("validating");
     let everything = run.real_inputs(|_| true);
-    let programs = finals
-        .par_iter()
-        .zip(models)
-        .map(|(model, recipe)| run.export(model, recipe, &everything))
-        .collect::<Result<Vec<_>>>()?;
-    let mut pool = assemble(&train, &task, programs)?;
+    // The first model is the router's.
+    let programs = finals.par_iter().zip(models).skip(1).map(|(model, recipe)| run.export(model, recipe, &everything));
+    let mut pool = assemble(&train, &task, programs.collect::<Result<Vec<_>>>()?)?;
     let (right, out_of_range) = run.out_of_fold_hits(models, &pool.spec, &out_of_fold)?;
 
     run.bar.set_message("router");
@@ -70,6 +67,7 @@ pub(crate) fn run(train: Dataset, options: &Options) -> Result<()> {
     let prices = Prices::of(&pool.spec, LinkProfile::UART)?;
     let curve = operations(&cases, &prices)?;
     let chosen = choose(&curve, accuracy(&cases, models.len() - 1)).context("no operation to choose from")?;
+    pool.programs.insert(0, last.answering);
     pool.programs.push(last.integers);
     pool.spec.edition = Pool::edition(&pool.programs);
     run.bar.finish_and_clear();
@@ -187,7 +185,11 @@ pub(crate) fn assemble(train: &Dataset, task: &Task, programs: Vec<Integers>) ->
         classes: train.classes.len().try_into()?,
         output: Output::Label,
         models: task.models.iter().map(Recipe::named).collect::<Result<_>>()?,
-        router: Some(RouterSpec { trunk: task.router.spec()?, utility: UTILITY }),
+        router: Some(RouterSpec {
+            trunk: task.router.spec()?,
+            utility: task.router.compared()?,
+            answers: train.classes.len().try_into()?,
+        }),
     };
     spec.validate()?;
     Ok(Pool { spec, programs })

@@ -40,13 +40,6 @@ const BITS: Bits = Bits {
     index_room: 1.5,
 };
 
-/// Index of the router's table of utilities.
-pub(crate) const UTILITY: Opening = opening(8, 8);
-
-/// Models of each pool: one without attention, in half the round trips of the next, and three
-/// transformers.
-const MODELS: usize = 4;
-
 /// Tokens, width, heads, columns of the feed-forward part, layers.
 type Sizes = [usize; 5];
 
@@ -77,12 +70,12 @@ impl Ends {
         Recipe { name, shape, bits: self.bits, style: Style::Gates, epochs, rate }
     }
 
-    /// One layer and no attention, so that a request pays few bytes and round trips before its
-    /// model is chosen. The classes are outputs in training only.
-    fn router(self, tokens: usize, ffn: usize, epochs: usize) -> Recipe {
-        let bits = Bits { output: UTILITY.bits(), ..self.bits };
-        let shape = self.shape([tokens, 32, 0, ffn, 1], MODELS + self.classes);
-        Recipe { name: "router", shape, bits, style: Style::Gates, epochs, rate: 0.003 }
+    /// The cheapest model with an output more per model, so that a request that is sent to it is
+    /// answered already.
+    fn router(self, models: &[Recipe], epochs: usize) -> Recipe {
+        let cheapest = &models[0];
+        let shape = Shape { outputs: models.len() + self.classes, ..cheapest.shape };
+        Recipe { name: "router", shape, epochs, rate: 0.003, ..cheapest.clone() }
     }
 }
 
@@ -111,19 +104,19 @@ impl Task {
         const FRAMES: usize = 32;
         let ends = Ends::of(train, FRAMES);
         let wobble = Wobble { ends: 0.07, bend: 0.06, noise: (0.05, 0.3), offset: 0.12, gain: 0.06 };
+        let models = vec![
+            ends.model("micro", [1, 32, 0, 64, 1], 80, 0.004),
+            ends.model("small", [16, 32, 2, 64, 1], 80, 0.004),
+            ends.model("large", [16, 64, 4, 128, 3], 70, 0.003),
+        ];
         Self {
             arrangement: Arrangement::Series { frames: FRAMES, wobble },
             mix: 0.4,
             folds: 5,
             copies: 5,
             variants: 12,
-            models: vec![
-                ends.model("micro", [1, 32, 0, 64, 1], 80, 0.004),
-                ends.model("nano", [8, 16, 1, 16, 1], 100, 0.006),
-                ends.model("small", [16, 32, 2, 64, 1], 80, 0.004),
-                ends.model("large", [16, 64, 4, 128, 3], 70, 0.003),
-            ],
-            router: ends.router(1, 64, 16),
+            router: ends.router(&models, 16),
+            models,
         }
     }
 
@@ -131,38 +124,40 @@ impl Task {
         const FRAMES: usize = 128;
         let ends = Ends::of(train, FRAMES).with_more_room();
         let wobble = Wobble { ends: 0.05, bend: 0.04, noise: (0.0, 0.15), offset: 0.1, gain: 0.08 };
+        let models = vec![
+            ends.model("micro", [16, 32, 0, 32, 1], 30, 0.005),
+            ends.model("nano", [8, 16, 1, 16, 1], 30, 0.005),
+            ends.model("small", [16, 32, 2, 64, 1], 25, 0.004),
+            ends.model("large", [16, 64, 4, 128, 4], 18, 0.003),
+        ];
         Self {
             arrangement: Arrangement::Series { frames: FRAMES, wobble },
             mix: 0.4,
             folds: 5,
             copies: 5,
             variants: 4,
-            models: vec![
-                ends.model("micro", [16, 32, 0, 32, 1], 30, 0.005),
-                ends.model("nano", [8, 16, 1, 16, 1], 30, 0.005),
-                ends.model("small", [16, 32, 2, 64, 1], 25, 0.004),
-                ends.model("large", [16, 64, 4, 128, 4], 18, 0.003),
-            ],
-            router: ends.router(16, 24, 16),
+            router: ends.router(&models, 16),
+            models,
         }
     }
 
     fn image(train: &Dataset) -> Self {
         let side = crate::import::SIDE;
         let ends = Ends::of(train, side * side);
+        let models = vec![
+            ends.model("micro", [1, 32, 0, 64, 1], 12, 0.003),
+            ends.model("nano", [4, 32, 1, 32, 1], 15, 0.004),
+            ends.model("small", [16, 32, 2, 64, 1], 12, 0.003),
+            ends.model("large", [16, 64, 4, 128, 4], 10, 0.002),
+        ];
         Self {
             arrangement: Arrangement::Picture { side, order: patches(side) },
             mix: 0.2,
             folds: 6,
             copies: 1,
             variants: 4,
-            models: vec![
-                ends.model("micro", [1, 32, 0, 64, 1], 12, 0.003),
-                ends.model("nano", [4, 32, 1, 32, 1], 15, 0.004),
-                ends.model("small", [16, 32, 2, 64, 1], 12, 0.003),
-                ends.model("large", [16, 64, 4, 128, 4], 10, 0.002),
-            ],
-            router: ends.router(1, 64, 12),
+            router: ends.router(&models, 12),
+            models,
         }
     }
 
@@ -179,19 +174,20 @@ impl Task {
         let heads = |count: usize| if tokens == 1 { 0 } else { count };
         // Small data get more epochs, large data fewer.
         let epochs = |passes: usize| (passes / train.examples.len()).clamp(10, 200);
+        let models = vec![
+            ends.model("micro", [fewer, 16, 0, 16, 1], epochs(300_000), 0.005),
+            ends.model("nano", [fewer, 16, heads(1), 16, 1], epochs(300_000), 0.005),
+            ends.model("small", [tokens, 32, heads(2), 64, 1], epochs(250_000), 0.004),
+            ends.model("large", [tokens, 64, heads(4), 128, 3], epochs(150_000), 0.003),
+        ];
         Ok(Self {
             arrangement: Arrangement::Columns { count: columns },
             mix: 0.0,
             folds: 5,
             copies: 5,
             variants: 4,
-            models: vec![
-                ends.model("micro", [fewer, 16, 0, 16, 1], epochs(300_000), 0.005),
-                ends.model("nano", [fewer, 16, heads(1), 16, 1], epochs(300_000), 0.005),
-                ends.model("small", [tokens, 32, heads(2), 64, 1], epochs(250_000), 0.004),
-                ends.model("large", [tokens, 64, heads(4), 128, 3], epochs(150_000), 0.003),
-            ],
-            router: ends.router(1, 48, 16),
+            router: ends.router(&models, 16),
+            models,
         })
     }
 
@@ -220,6 +216,11 @@ impl Recipe {
             ffn_in: self.bits.ffn_in,
             output_bits: self.bits.output,
         })
+    }
+
+    /// How outputs are opened to be compared.
+    pub(crate) fn compared(&self) -> Result<Opening> {
+        Ok(self.spec()?.compared())
     }
 
     pub(crate) fn named(&self) -> Result<NamedModel> {

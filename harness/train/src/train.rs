@@ -170,16 +170,41 @@ impl Source for Labelled<'_> {
     }
 }
 
-/// Fixed inputs with yes-or-no targets, for the router.
+/// Mixes the `label` into what a teacher says of one example.
+pub(crate) fn taught(targets: &mut [f32], label: usize) {
+    let smooth = SMOOTHING / targets.len() as f32;
+    for (class, target) in targets.iter_mut().enumerate() {
+        let own = smooth + if class == label { 1.0 - SMOOTHING } else { 0.0 };
+        *target = TAUGHT * *target + (1.0 - TAUGHT) * own;
+    }
+}
+
+/// Largest logit accumulator on the train split, as a part of its range.
+const OUTPUT_ROOM: f64 = 2.0;
+
+/// What a logit of 1 is worth in units of an accumulator that must hold `largest` with head-room.
+pub(crate) fn logit_scale(bits: &Bits, largest: f32) -> f64 {
+    f64::from(1u32 << (bits.output - 1)) / OUTPUT_ROOM / f64::from(largest)
+}
+
+/// Fixed inputs for the router, each with a yes-or-no target per model and one distribution over the
+/// classes.
 pub(crate) struct Judged {
     pub(crate) inputs: Vec<f32>,
     pub(crate) targets: Vec<f32>,
-    pub(crate) outputs: usize,
+    pub(crate) models: usize,
+    pub(crate) classes: usize,
+}
+
+impl Judged {
+    pub(crate) const fn outputs(&self) -> usize {
+        self.models + self.classes
+    }
 }
 
 impl Source for Judged {
     fn epoch(&self, rng: &mut Rng) -> Vec<Batch> {
-        let count = self.targets.len() / self.outputs;
+        let count = self.targets.len() / self.outputs();
         let size = self.inputs.len() / count.max(1);
         let mut order: Vec<usize> = (0..count).collect();
         rng.shuffle(&mut order);
@@ -189,13 +214,23 @@ impl Source for Judged {
                 let rows = |data: &[f32], width: usize| {
                     chosen.iter().flat_map(|&i| &data[i * width..][..width]).copied().collect()
                 };
-                Batch { inputs: rows(&self.inputs, size), targets: rows(&self.targets, self.outputs) }
+                Batch { inputs: rows(&self.inputs, size), targets: rows(&self.targets, self.outputs()) }
             })
             .collect()
     }
 
     fn gradient(&self, logits: &[f32], targets: &[f32]) -> Vec<f32> {
-        binary_gradient(logits, targets, self.outputs)
+        let rows = |values: &[f32], from: usize, to: usize| -> Vec<f32> {
+            values.chunks_exact(self.outputs()).flat_map(|row| &row[from..to]).copied().collect()
+        };
+        let (models, outputs) = (self.models, self.outputs());
+        let part = |from, to| (rows(logits, from, to), rows(targets, from, to));
+        let (logits, targets) = part(0, models);
+        let utilities = binary_gradient(&logits, &targets, models);
+        let (logits, targets) = part(models, outputs);
+        let (_, classes) = cross_entropy(&logits, &targets, self.classes);
+        let joined = utilities.chunks_exact(models).zip(classes.chunks_exact(self.classes));
+        joined.flat_map(|(utilities, classes)| utilities.iter().chain(classes)).copied().collect()
     }
 }
 

@@ -109,13 +109,12 @@ impl Model {
             .chain(self.head.params())
     }
 
-    /// Drops all outputs but the first `kept`: the others only helped training.
-    pub(crate) fn keep_outputs(&mut self, kept: usize) {
-        let width = self.shape.width;
-        self.shape.outputs = kept;
-        self.head.outputs = kept;
-        self.head.weight = self.head.weight.first(kept * width);
-        self.head.bias = self.head.bias.as_ref().map(|b| b.first(kept));
+    /// Drops the first `count` outputs.
+    pub(crate) fn drop_outputs(&mut self, count: usize) {
+        self.shape.outputs -= count;
+        self.head.outputs -= count;
+        self.head.weight = self.head.weight.without(count * self.shape.width);
+        self.head.bias = self.head.bias.as_ref().map(|b| b.without(count));
     }
 
     /// Trained numbers.

@@ -26,10 +26,10 @@ impl Param {
         param
     }
 
-    /// The first `len` entries, for use without further training.
-    pub(crate) fn first(&self, len: usize) -> Self {
-        let mut param = Self::constant(len, 0.0);
-        param.value.copy_from_slice(&self.value[..len]);
+    /// Without the first `count` entries, for use without further training.
+    pub(crate) fn without(&self, count: usize) -> Self {
+        let mut param = Self::constant(self.value.len() - count, 0.0);
+        param.value.copy_from_slice(&self.value[count..]);
         param
     }
 }
