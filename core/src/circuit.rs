@@ -14,6 +14,7 @@ use heapless::Vec;
 
 use crate::model;
 use crate::ring::packed_bytes;
+use crate::routing::Routing;
 use crate::spec::{MAX_LAYERS, MAX_MODELS, ModelSpec, Opening, Output, PoolSpec, RouterSpec};
 
 /// Most wires that one linear gate reads: the input, and two per layer.
@@ -181,6 +182,8 @@ pub enum Combination {
     Differences,
     /// Wins of each item, given for all `i < j` whether `i` beats `j` (1) or not (0).
     Wins,
+    /// The number whose bit `p` is the result of pair `p`, counted as in the differences.
+    Tournament,
     /// The wire itself, to be revealed.
     Same,
 }
@@ -228,6 +231,8 @@ pub enum Table {
     Sign,
     /// 1 for an index of exactly this, else 0.
     Equals(u16),
+    /// The item that wins the tournament of this many items; 0 for results that no scores have.
+    Winner(u16),
     /// The index itself.
     Identity,
 }
@@ -577,6 +582,7 @@ impl<'p, P: Party> Circuit<'p, P> {
             Operand::Combine(combine) => match combine.combination {
                 Combination::Differences => (1, pairs(combine.items), 1),
                 Combination::Wins | Combination::Same => (1, combine.items, 1),
+                Combination::Tournament => (1, 1, 1),
             },
         };
         self.gate(operand, response, rows, width, blocks, bits)
@@ -628,6 +634,8 @@ pub enum Program {
         spec: RouterSpec,
         /// Models to choose from.
         models: u16,
+        /// Who learns the choice.
+        routing: Routing,
     },
     /// Answers with `classes` logits.
     Model {
@@ -649,7 +657,7 @@ impl Program {
         match slot {
             Slot::Router => {
                 let spec = pool.router.ok_or(CircuitError::NoSuchSlot)?;
-                Ok(Self::Router { spec, models: pool.models.len() as u16 })
+                Ok(Self::Router { spec, models: pool.models.len() as u16, routing: pool.routing })
             }
             Slot::Model(index) => {
                 let model = pool.models.get(usize::from(index)).ok_or(CircuitError::NoSuchSlot)?;
@@ -675,7 +683,7 @@ impl Program {
     pub fn walk<P: Party>(&self, party: &mut P) -> Result<Layout, P::Error> {
         let mut circuit = Circuit::new(party);
         match self {
-            Self::Router { spec, models } => model::router(&mut circuit, spec, *models)?,
+            Self::Router { spec, models, routing } => model::router(&mut circuit, spec, *models, *routing)?,
             Self::Model { spec, classes, output } => model::transformer(&mut circuit, spec, *classes, *output)?,
         }
         Ok(circuit.layout)

@@ -13,6 +13,7 @@ use crate::device::{Online, Outgoing, Step, work_words};
 use crate::keys::{DeviceSeeds, server_key, weight_key};
 use crate::prg::trace::{Drawn, change, record};
 use crate::prg::{Purpose, StreamId};
+use crate::routing::Routing;
 use crate::session::FRAME_PAYLOAD;
 use crate::spec::{ModelSpec, NamedModel, Opening, Output, PoolSpec, RouterSpec};
 
@@ -293,7 +294,7 @@ fn each_one_time_position_enters_one_element_of_one_message() {
     let programs = [
         (Slot::Model(0), Program::Model { spec, classes: 3, output: Output::Label }),
         (Slot::Model(1), Program::Model { spec, classes: 3, output: Output::Logits }),
-        (Slot::Router, Program::Router { spec: router, models: 3 }),
+        (Slot::Router, Program::Router { spec: router, models: 3, routing: Routing::Open }),
     ];
     for (slot, program) in programs {
         let secret = random_secret(program, 5, 2);

@@ -12,9 +12,10 @@ use heapless::{String, Vec};
 use serde::{Deserialize, Serialize};
 
 use crate::circuit::{CircuitError, Program, Slot};
+use crate::routing::{MAX_EPSILON, MAX_PRIVATE_MODELS, Routing};
 
 /// Version of the encoding of [`PoolSpec`]; the first field on the wire.
-pub const SPEC_VERSION: u16 = 2;
+pub const SPEC_VERSION: u16 = 3;
 /// Most models in one pool (the router not counted).
 pub const MAX_MODELS: usize = 8;
 /// Most layers in one model.
@@ -140,6 +141,8 @@ pub struct PoolSpec {
     pub classes: u16,
     /// What devices learn of an answer; the server's policy.
     pub output: Output,
+    /// Who learns the router's choice; the server's policy.
+    pub routing: Routing,
     /// The models, cheapest first: the router's ties go to the earlier one.
     pub models: Vec<NamedModel, MAX_MODELS>,
     /// The router; a pool of one model has none.
@@ -170,6 +173,9 @@ pub enum SpecError {
     Heads,
     /// A name is empty or not printable ASCII; the field's name.
     Name(&'static str),
+    /// Private routing with an epsilon of 0 or above [`MAX_EPSILON`], or among more than
+    /// [`MAX_PRIVATE_MODELS`] models.
+    Routing,
     /// The lent buffer is too small for the encoding.
     BufferTooSmall,
     /// The sizes are in range one by one, and a program of them is not.
@@ -189,6 +195,13 @@ impl fmt::Display for SpecError {
             Self::InputLength => f.write_str("a model's tokens x features is not the pool's input length"),
             Self::Heads => f.write_str("a model's width is not a multiple of its heads"),
             Self::Name(field) => write!(f, "the name of a {field} in the pool spec is empty or not printable ASCII"),
+            Self::Routing => {
+                write!(
+                    f,
+                    "private routing takes an epsilon up to {} and {MAX_PRIVATE_MODELS} models",
+                    MAX_EPSILON / 1000
+                )
+            }
             Self::BufferTooSmall => f.write_str("the buffer lent for the pool spec's encoding is too small"),
             Self::Program(error) => write!(f, "a program of the pool spec cannot be built: {error}"),
         }
@@ -308,6 +321,11 @@ impl PoolSpec {
             if !router.utility.is_valid(MAX_TABLE_BITS) || router.trunk.output_bits != router.utility.bits() {
                 return Err(SpecError::Bits("utility"));
             }
+        }
+        if let Routing::Private { epsilon } = self.routing
+            && (epsilon == 0 || epsilon > MAX_EPSILON || self.models.len() > MAX_PRIVATE_MODELS)
+        {
+            return Err(SpecError::Routing);
         }
         for slot in self.slots() {
             Program::of(self, slot).and_then(|program| program.layout()).map_err(SpecError::Program)?;

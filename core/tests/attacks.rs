@@ -14,6 +14,7 @@ use lab::{Secret, Seeds, random_secret};
 use secure_router_core::circuit::{Gate, Message, MessageKind, Program, Response, Slot};
 use secure_router_core::gate::{opening, requantise, table};
 use secure_router_core::ring::{bits_at, low_bits, signed};
+use secure_router_core::routing::Routing;
 use secure_router_core::spec::{ModelSpec, Opening, Output, RouterSpec};
 use tamper::{Honest, Tamper, View, add, gates, messages, run};
 use world::Chance;
@@ -282,7 +283,7 @@ fn a_lying_servers_view_of_a_program_does_not_tell_two_inputs_apart() {
     let trunk = ModelSpec { heads: 0, output_bits: 13, ..model_spec() };
     let programs = [
         Program::Model { spec: model_spec(), classes: 3, output: Output::Label },
-        Program::Router { spec: RouterSpec { trunk, utility: shape(6, 7) }, models: 3 },
+        Program::Router { spec: RouterSpec { trunk, utility: shape(6, 7) }, models: 3, routing: Routing::Open },
     ];
     for program in programs {
         let router = matches!(program, Program::Router { .. });
@@ -375,7 +376,11 @@ fn a_router_of_the_servers_making_learns_less_than_one_bit_per_model() {
     const MODELS: usize = 3;
     // The secret is a number of 3 bits, in three input values; the router's weights put it together.
     let trunk = ModelSpec { tokens: 1, features: 3, heads: 0, ffn: 0, layers: 0, output_bits: 6, ..model_spec() };
-    let program = Program::Router { spec: RouterSpec { trunk, utility: shape(0, 6) }, models: MODELS as u16 };
+    let program = Program::Router {
+        spec: RouterSpec { trunk, utility: shape(0, 6) },
+        models: MODELS as u16,
+        routing: Routing::Open,
+    };
     let mut secret = random_secret(program, 1, 1);
     secret.weights = [1, 2, 4].repeat(MODELS);
     // Each model's utility is another part of one table.

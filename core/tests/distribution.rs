@@ -15,6 +15,7 @@ use secure_router_core::circuit::{CircuitError, Gate, MessageKind, Operand, Part
 use secure_router_core::keys::StreamKey;
 use secure_router_core::prg::{Purpose, Stream, StreamId};
 use secure_router_core::ring::{bits_at, low_bits};
+use secure_router_core::routing::Routing;
 use secure_router_core::spec::{ModelSpec, Opening, Output, RouterSpec};
 
 const RUNS: u64 = 4000;
@@ -44,7 +45,7 @@ fn programs() -> [Program; 2] {
     let trunk = ModelSpec { heads: 0, output_bits: 13, ..spec() };
     [
         Program::Model { spec: spec(), classes: 3, output: Output::Label },
-        Program::Router { spec: RouterSpec { trunk, utility: shape(6, 7) }, models: 3 },
+        Program::Router { spec: RouterSpec { trunk, utility: shape(6, 7) }, models: 3, routing: Routing::Open },
     ]
 }
 

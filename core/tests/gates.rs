@@ -10,6 +10,7 @@ use secure_router_core::circuit::{HeadView, Linear, Product, Program, Slot, Tabl
 use secure_router_core::clear::{ClearError, Nearest};
 use secure_router_core::gate::{linear, opening, product, requantise, table};
 use secure_router_core::ring::{low_bits, signed};
+use secure_router_core::routing::Routing;
 use secure_router_core::spec::{ModelSpec, Opening, Output, RouterSpec};
 
 fn shape(shift: u8, index_bits: u8) -> Opening {
@@ -335,7 +336,7 @@ proptest! {
 /// A router without a trunk to speak of, whose utilities are all `utility`.
 fn arbiter(models: u16, utilities: &[i16]) -> Secret {
     let trunk = ModelSpec { heads: 0, ffn: 0, layers: 0, output_bits: 12, ..base() };
-    let program = Program::Router { spec: RouterSpec { trunk, utility: shape(2, 10) }, models };
+    let program = Program::Router { spec: RouterSpec { trunk, utility: shape(2, 10) }, models, routing: Routing::Open };
     let mut secret = random_secret(program, 1, 1);
     secret.weights.iter_mut().for_each(|w| *w = 0);
     // Model i's accumulator is i steps, whose table entry is its utility.

@@ -8,6 +8,7 @@ use lab::{Dither, Seeds, random_secret as secret, reference, run};
 use proptest::prelude::*;
 use secure_router_core::circuit::{Program, Slot};
 use secure_router_core::clear::ClearError;
+use secure_router_core::routing::Routing;
 use secure_router_core::spec::{ModelSpec, Opening, Output, RouterSpec};
 
 fn opening(shift: u8, index_bits: u8) -> Opening {
@@ -59,7 +60,7 @@ proptest! {
     ) {
         let mut trunk = spec;
         trunk.output_bits = 24;
-        let program = Program::Router { spec: RouterSpec { trunk, utility: opening(14, 10) }, models };
+        let program = Program::Router { spec: RouterSpec { trunk, utility: opening(14, 10) }, models, routing: Routing::Open };
         let mut secret = secret(program, seed, 9);
         let utilities = secret.tables.len() - 1024;
         secret.tables[utilities..].iter_mut().for_each(|t| *t = if flat { 7 } else { (*t + 15) * 8 });

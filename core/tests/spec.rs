@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use secure_router_core::circuit::{CircuitError, Gate, Party, Program, Slot};
 use secure_router_core::clear::scratch_elements;
 use secure_router_core::cost::{Cost, router_scores};
+use secure_router_core::routing::Routing;
 use secure_router_core::session::LinkProfile;
 use secure_router_core::spec::{
     MAX_CLASSES, MAX_COLUMNS, MAX_INDEX_BITS, MAX_INPUT, MAX_LABELS, MAX_LAYERS, MAX_MODELS, MAX_SPEC_BYTES,
@@ -46,6 +47,7 @@ fn small() -> PoolSpec {
         input_frac: 3,
         classes: 4,
         output: Output::Label,
+        routing: Routing::Open,
         models: [named("one", model), named("two", ModelSpec { layers: 1, ..model })].into_iter().collect(),
         router: Some(RouterSpec { trunk, utility: opening(8, 9) }),
     }
@@ -75,6 +77,7 @@ fn largest() -> PoolSpec {
         input_frac: 16,
         classes: MAX_CLASSES,
         output: Output::Logits,
+        routing: Routing::Open,
         models: names.iter().map(|name| named(name, model)).collect(),
         router: Some(RouterSpec { trunk: model, utility: opening(20, MAX_TABLE_BITS) }),
     }
@@ -208,11 +211,11 @@ fn a_gate_that_needs_more_bits_than_its_wire_has_is_refused() {
     let mut router = small().router.unwrap();
     router.trunk.output_bits = 10;
     router.trunk.ffn_in = opening(1, 9);
-    let narrow = Program::Router { spec: router, models: 2 };
+    let narrow = Program::Router { spec: router, models: 2, routing: Routing::Open };
     assert_eq!(narrow.layout(), Err(CircuitError::WireTooNarrow { needed: 17, have: 10 }));
     assert_eq!(narrow.gate(0), Err(CircuitError::WireTooNarrow { needed: 17, have: 10 }));
     router.trunk.output_bits = 17;
-    assert!(Program::Router { spec: router, models: 2 }.layout().is_ok());
+    assert!(Program::Router { spec: router, models: 2, routing: Routing::Open }.layout().is_ok());
 }
 
 /// A value in range mostly, and at or beyond a limit often.
@@ -263,7 +266,7 @@ prop_compose! {
     ) -> PoolSpec {
         PoolSpec {
             edition, task: "t".try_into().unwrap(), input_len: if wild == 0 { 255 } else { 256 }, input_bits, input_frac: 8, classes,
-            output: if label { Output::Label } else { Output::Logits },
+            output: if label { Output::Label } else { Output::Logits }, routing: Routing::Open,
             models: specs.into_iter().map(|spec| named("m", spec)).collect(),
             router: router.map(|(mut trunk, utility)| {
                 if wild > 1 {

@@ -186,6 +186,8 @@ impl Service {
                         self.store.skip(key, slot, counter).map_err(|error| refusal(&error, slot))?;
                         Ended::Refused(Refusal::Counter(slot))
                     }
+                    DealError::Refused(DealRefusal::Budget) => Ended::Refused(Refusal::PrivacyBudget),
+                    DealError::Refused(DealRefusal::Routing) => Ended::Refused(Refusal::Routing),
                     _ => Ended::Refused(Refusal::Dealer),
                 });
             }
@@ -221,7 +223,7 @@ impl Service {
         Ok(())
     }
 
-    /// Runs one program; of a router, returns the model that it chose. `half_trips` were made for
+    /// Runs one program; of a router whose choice the server learns, returns the model. `half_trips` were made for
     /// it before it began.
     #[expect(clippy::too_many_arguments, reason = "one run's whole context")]
     async fn program(
@@ -238,7 +240,7 @@ impl Service {
         let secrets = self.pool.secrets(slot).ok_or(Ended::Control)?;
         // Spent before a byte of the masked input is read: a link that ends inside the input leaves
         // no counter that a device put back to an old state could use for another one.
-        let spent = block_in_place(|| self.store.spend(key, slot, counter, &self.fingerprint));
+        let spent = block_in_place(|| self.store.spend(key, slot, counter, &self.fingerprint, device.queries));
         // The input follows the request whatever becomes of it, so it is taken even if there is no
         // item: a refusal then finds both ends between two requests.
         let input = match program.gate(0)?.and_then(|gate| gate.messages().first().copied()) {
@@ -273,10 +275,7 @@ impl Service {
             }
         }
         self.record(slot, &meter);
-        match program {
-            Program::Router { .. } => Ok(Some(run.choice()?)),
-            Program::Model { .. } => Ok(None),
-        }
+        Ok(run.choice()?)
     }
 
     fn record(&self, slot: Slot, meter: &Meter) {
@@ -327,6 +326,7 @@ fn refusal(error: &StockError, slot: Slot) -> Ended {
     Ended::Refused(match error {
         StockError::Counter(_) => Refusal::Counter(slot),
         StockError::Empty => Refusal::StockEmpty(slot),
+        StockError::Budget => Refusal::QueryBudget,
         StockError::Store(error) => {
             warn!(%error, "stock store");
             Refusal::Store

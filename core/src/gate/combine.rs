@@ -1,4 +1,4 @@
-//! Public combinations of a wire, the local half of the argmax: pairwise differences and wins.
+//! Public combinations of a wire, the local half of the argmax: pairwise differences, and what is made of their signs.
 //!
 //! Linear and public, so every party applies the same coefficients to what it holds: the server to
 //! `x_hat`, device and dealer to `r`. No correlation is needed. Constants are the server's to add.
@@ -23,6 +23,9 @@ pub fn evaluate<X: Scalar>(combine: &Combine, values: &[X], mut emit: impl FnMut
                     element += 1;
                 }
             }
+        }
+        Combination::Tournament => {
+            emit(0, values.iter().rev().fold(X::ZERO, |number, bit| number.plus(number).plus(*bit)));
         }
         Combination::Same => (0u32..).zip(values).for_each(|(element, value)| emit(element, *value)),
         Combination::Wins => {
@@ -55,7 +58,7 @@ pub fn held<'a, X>(combine: &Combine, arena: &'a [X]) -> &'a [X] {
 #[must_use]
 pub fn constant(combine: &Combine, index: u32, scores: &[i32]) -> i32 {
     match combine.combination {
-        Combination::Same => 0,
+        Combination::Same | Combination::Tournament => 0,
         Combination::Wins => index as i32,
         Combination::Differences => {
             let mut element = 0;

@@ -10,15 +10,10 @@
 
 use heapless::Vec;
 
-use crate::circuit::{
-    Circuit, CircuitError, Combination, Combine, HeadView, MAX_TERMS, Operand, Party, Product, Table, Wire,
-};
+use crate::circuit::{Circuit, CircuitError, HeadView, MAX_TERMS, Operand, Party, Product, Table, Wire};
 use crate::spec::{ModelSpec, Opening, Output};
 
-use super::{COMPARED_BITS, ITEM_BITS, argmax};
-
-/// Bits of a revealed one-hot: 0 and 1, read as signed.
-const LABEL_BITS: u8 = 2;
+use super::{COMPARED_BITS, ITEM_BITS, reveal_argmax};
 
 /// The answer of `spec`, revealed to the device: its logits, or the one-hot of the largest.
 ///
@@ -41,9 +36,7 @@ pub fn transformer<P: Party>(
     let kept = if spec.output_bits < COMPARED_BITS { spec.output_bits } else { COMPARED_BITS };
     let opening = Opening { shift: spec.output_bits.saturating_sub(kept), index_bits: kept };
     let compared = circuit.table(logits, opening, Table::Identity, ITEM_BITS)?;
-    let label = argmax(circuit, compared, classes, LABEL_BITS, false)?;
-    let label = Combine { wire: label, combination: Combination::Same, items: classes };
-    circuit.reveal(Operand::Combine(label), LABEL_BITS)?;
+    reveal_argmax(circuit, compared, classes)?;
     Ok(())
 }
 

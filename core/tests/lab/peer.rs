@@ -10,6 +10,7 @@ use secure_router_core::circuit::{Program, Slot};
 use secure_router_core::cost::router_scores;
 use secure_router_core::keys::{DeviceSeeds, server_key};
 use secure_router_core::rand_core::{TryCryptoRng, TryRng};
+use secure_router_core::routing::Routing;
 use secure_router_core::server::{Server, Stock, Turn, work_words};
 use secure_router_core::session::{
     Control, CounterError, Counters, DeviceIdentity, DeviceMemory, DeviceSession, Event, FRAME_CONTROL, FRAME_DATA,
@@ -79,6 +80,7 @@ pub fn pool() -> PoolSpec {
         input_frac: 4,
         classes: 5,
         output: secure_router_core::spec::Output::Logits,
+        routing: Routing::Open,
         models: models.into_iter().collect(),
         router: Some(RouterSpec { trunk, utility: opening(8, 8) }),
     };
@@ -135,7 +137,8 @@ impl Fixture {
     }
 
     pub fn identity(&self) -> DeviceIdentity<'_> {
-        DeviceIdentity { secret: &self.device, server: self.server.public_key(), seeds: &self.seeds }
+        let server = self.server.public_key();
+        DeviceIdentity { secret: &self.device, server, seeds: &self.seeds, routing: Routing::Open }
     }
 
     pub fn input(&self, seed: i16) -> Vec<i16> {
@@ -482,7 +485,7 @@ impl Peer {
             messages.push(bytes);
         }
         let done = server.turn() == Turn::Done;
-        let choice = server.choice().ok();
+        let choice = server.choice().ok().flatten();
         for bytes in messages {
             self.directions.push(false);
             self.runs.last_mut().unwrap().down.extend_from_slice(&bytes);
