@@ -281,13 +281,20 @@ fn unlocked(layout: &Layout, view: &View, opened: &mut Vec<u32>) -> Vec<bool> {
 fn a_lying_servers_view_of_a_program_does_not_tell_two_inputs_apart() {
     const RUNS: u64 = 1500;
     let trunk = ModelSpec { heads: 0, output_bits: 13, ..model_spec() };
+    let router = |routing| Program::Router { spec: RouterSpec { trunk, utility: shape(6, 7) }, models: 3, routing };
     let programs = [
         Program::Model { spec: model_spec(), classes: 3, output: Output::Label },
-        Program::Router { spec: RouterSpec { trunk, utility: shape(6, 7) }, models: 3, routing: Routing::Open },
+        router(Routing::Open),
+        router(Routing::Private { epsilon: 1000 }),
+        router(Routing::Device),
     ];
     for program in programs {
-        let router = matches!(program, Program::Router { .. });
-        let slot = if router { Slot::Router } else { Slot::Model(0) };
+        let (slot, opens) = match program {
+            Program::Model { .. } => (Slot::Model(0), 0),
+            Program::Router { routing: Routing::Open, .. } => (Slot::Router, 3),
+            Program::Router { routing: Routing::Private { .. }, .. } => (Slot::Router, 1),
+            Program::Router { routing: Routing::Device, .. } => (Slot::Router, 0),
+        };
         let secret = random_secret(program, 2, 100);
         let layout = Layout::of(&program);
         let used: Vec<u64> = layout.down.iter().map(|(_, m)| u64::from(m.elements) * u64::from(m.bits)).collect();
@@ -301,7 +308,7 @@ fn a_lying_servers_view_of_a_program_does_not_tell_two_inputs_apart() {
                 let (view, _) = run(&secret, &seeds, 2 * run_number + world as u64, input, &[0; 3], &mut liar);
                 let mut opened = Vec::new();
                 let bits = unlocked(&layout, &view, &mut opened);
-                assert_eq!(opened.len(), if router { 3 } else { 0 }, "opened bits");
+                assert_eq!(opened.len(), opens, "opened elements");
                 let total = bits.len();
                 ones[world].resize(total, 0.0);
                 joint[world].resize(total, 0.0);

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use secure_router_core::circuit::{CircuitError, Gate, Party, Program, Slot};
 use secure_router_core::clear::scratch_elements;
 use secure_router_core::cost::{Cost, router_scores};
-use secure_router_core::routing::Routing;
+use secure_router_core::routing::{MAX_EPSILON, Routing};
 use secure_router_core::session::LinkProfile;
 use secure_router_core::spec::{
     MAX_CLASSES, MAX_COLUMNS, MAX_INDEX_BITS, MAX_INPUT, MAX_LABELS, MAX_LAYERS, MAX_MODELS, MAX_SPEC_BYTES,
@@ -190,6 +190,15 @@ fn every_limit_has_its_error() {
         (|p| p.models[0].spec.ffn_in.index_bits = 255, SpecError::Bits("ffn_in")),
         (|p| p.models[0].spec.output_bits = 33, SpecError::Bits("output")),
         (|p| p.models[0].spec.output_bits = 1, SpecError::Bits("output")),
+        (|p| p.routing = Routing::Private { epsilon: 0 }, SpecError::Routing),
+        (|p| p.routing = Routing::Private { epsilon: MAX_EPSILON + 1 }, SpecError::Routing),
+        (
+            |p| {
+                p.routing = Routing::Private { epsilon: 1 };
+                (0..4).for_each(|_| p.models.push(p.models[0].clone()).unwrap());
+            },
+            SpecError::Routing,
+        ),
         (|p| p.router.as_mut().unwrap().utility.shift = 9, SpecError::Bits("utility")),
         (|p| p.router.as_mut().unwrap().trunk.output_bits = 18, SpecError::Bits("utility")),
         (|p| p.router.as_mut().unwrap().trunk.ffn = 2000, SpecError::Size("ffn")),
@@ -262,11 +271,16 @@ prop_compose! {
 prop_compose! {
     fn pools()(
         edition: [u8; 16], classes in near(MAX_CLASSES), input_bits in bytewise(16), specs in vec(models(), 0..=4),
-        router in proptest::option::of((models(), openings(MAX_TABLE_BITS))), wild in 0u8..20, label: bool,
+        router in proptest::option::of((models(), openings(MAX_TABLE_BITS))), wild in 0u8..20, label: bool, leak in 0u32..20,
     ) -> PoolSpec {
         PoolSpec {
             edition, task: "t".try_into().unwrap(), input_len: if wild == 0 { 255 } else { 256 }, input_bits, input_frac: 8, classes,
-            output: if label { Output::Label } else { Output::Logits }, routing: Routing::Open,
+            output: if label { Output::Label } else { Output::Logits },
+            routing: match leak {
+                0..5 => Routing::Open,
+                5..10 => Routing::Device,
+                _ => Routing::Private { epsilon: (leak as u16 - 10) * 1800 },
+            },
             models: specs.into_iter().map(|spec| named("m", spec)).collect(),
             router: router.map(|(mut trunk, utility)| {
                 if wild > 1 {

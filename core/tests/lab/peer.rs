@@ -100,6 +100,10 @@ pub struct Fixture {
 
 impl Fixture {
     pub fn new(pool: PoolSpec) -> &'static Self {
+        Box::leak(Box::new(Self::build(pool)))
+    }
+
+    pub fn build(pool: PoolSpec) -> Self {
         let seeds = Seeds::fixed(3);
         let programs = pool
             .slots()
@@ -113,14 +117,14 @@ impl Fixture {
                 (slot, secret)
             })
             .collect();
-        Box::leak(Box::new(Self {
+        Self {
             fingerprint: pool.fingerprint().unwrap(),
             pool,
             device: StaticSecret::generate(&mut Seeded(1)).unwrap(),
             server: StaticSecret::generate(&mut Seeded(2)).unwrap(),
             seeds: DeviceSeeds { dealer: seeds.device_dealer, server: seeds.device_server },
             programs,
-        }))
+        }
     }
 
     pub fn shared() -> &'static Self {
