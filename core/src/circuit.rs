@@ -14,6 +14,7 @@ use heapless::Vec;
 
 use crate::model;
 use crate::ring::packed_bytes;
+use crate::routing::Routing;
 use crate::spec::{MAX_LAYERS, MAX_MODELS, ModelSpec, Opening, Output, PoolSpec, RouterSpec};
 
 /// Most wires that one linear gate reads: the input, and two per layer.
@@ -181,6 +182,8 @@ pub enum Combination {
     Differences,
     /// Wins of each item, given for all pairs whether `i` beats `j` (1) or not (0).
     Wins,
+    /// The number whose bit `p` is the result of pair `p` of the first group, and the wins of the others.
+    Tournament,
     /// The items of the last group themselves, to be revealed.
     Last,
 }
@@ -245,6 +248,7 @@ impl Combine {
         match self.combination {
             Combination::Differences => self.groups.pair_count(),
             Combination::Wins => self.groups.items(),
+            Combination::Tournament => self.groups.0[1].saturating_add(1),
             Combination::Last => self.groups.0[1],
         }
     }
@@ -276,6 +280,8 @@ pub enum Table {
     Sign,
     /// 1 for an index of exactly this, else 0.
     Equals(u16),
+    /// The item that wins the tournament of this many items; 0 for results that no scores have.
+    Winner(u16),
     /// The index itself.
     Identity,
 }
@@ -698,6 +704,8 @@ pub enum Program {
         models: u16,
         /// What the device learns if the router answers itself.
         output: Output,
+        /// Who learns the choice.
+        routing: Routing,
     },
     /// Answers with `classes` logits.
     Model {
@@ -719,7 +727,7 @@ impl Program {
         match slot {
             Slot::Router => {
                 let spec = pool.router.ok_or(CircuitError::NoSuchSlot)?;
-                Ok(Self::Router { spec, models: pool.models.len() as u16, output: pool.output })
+                Ok(Self::Router { spec, models: pool.models.len() as u16, output: pool.output, routing: pool.routing })
             }
             Slot::Model(index) => {
                 let model = pool.models.get(usize::from(index)).ok_or(CircuitError::NoSuchSlot)?;
@@ -728,10 +736,10 @@ impl Program {
         }
     }
 
-    /// Whether a router has the first model's answer beside its route.
+    /// Whether a router gives the first model's answer: not when the server must not learn the choice.
     #[must_use]
     pub const fn answers(&self) -> bool {
-        matches!(self, Self::Router { spec, .. } if spec.answers > 0)
+        matches!(self, Self::Router { spec, routing, .. } if spec.answers > 0 && !matches!(routing, Routing::Device))
     }
 
     /// The public scores that this program adds to what it compares: `scores` for a router, none for
@@ -751,7 +759,9 @@ impl Program {
     pub fn walk<P: Party>(&self, party: &mut P) -> Result<Layout, P::Error> {
         let mut circuit = Circuit::new(party);
         match self {
-            Self::Router { spec, models, output } => model::router(&mut circuit, spec, *models, *output)?,
+            Self::Router { spec, models, output, routing } => {
+                model::router(&mut circuit, spec, *models, *output, *routing)?
+            }
             Self::Model { spec, classes, output } => model::transformer(&mut circuit, spec, *classes, *output)?,
         }
         Ok(circuit.layout)

@@ -7,6 +7,7 @@ use crate::channel::FRAME_OVERHEAD;
 use crate::circuit::{CircuitError, Gate, MessageKind, Operand, Party, Program, Slot, Wire};
 use crate::device;
 use crate::prg::BLOCK_WORDS;
+use crate::routing::Routing;
 use crate::server;
 use crate::session::{
     DeviceMemory, FRAME_PAYLOAD, Infer, LinkProfile, Prepare, PreparedStock, Route, SESSION_BYTES, SlotStock, ToDevice,
@@ -42,7 +43,7 @@ impl Traffic {
 /// Costs of one inference of one program.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cost {
-    /// Online traffic on the device's link; of a router, with the message that names the model.
+    /// Online traffic on the device's link; of a router, with the message that names the model, if there is one.
     pub online: Traffic,
     /// Bytes to the device that are added when a router answers for the first model.
     pub own_answer: u64,
@@ -80,7 +81,7 @@ impl Cost {
         let link = LinkProfile::UART;
         let infer = ToServer::Infer(Infer { slot, counter: 0, lambda: 0, allowed: 0, link });
         cost.online.up += control_bytes(encoded_bytes(&infer));
-        if router {
+        if router && pool.routing != Routing::Device {
             let route = ToDevice::Route(Route { slot: Slot::Model(0), counter: 0 });
             cost.online.down += control_bytes(encoded_bytes(&route));
             cost.online.half_trips += 1;
@@ -118,24 +119,30 @@ impl Cost {
     fn then(&self, model: &Self) -> Self {
         let infer =
             ToServer::Infer(Infer { slot: Slot::Model(0), counter: 0, lambda: 0, allowed: 0, link: LinkProfile::UART });
+        let mut cost = self.plus(model);
+        cost.online.up -= control_bytes(encoded_bytes(&infer));
+        cost
+    }
+
+    /// Costs of one inference after another, each with its own request.
+    #[must_use]
+    pub fn plus(&self, other: &Self) -> Self {
         let add = |a: &Traffic, b: &Traffic| Traffic {
             up: a.up + b.up,
             down: a.down + b.down,
             half_trips: a.half_trips + b.half_trips,
         };
-        let mut online = add(&self.online, &model.online);
-        online.up -= control_bytes(encoded_bytes(&infer));
         Self {
-            online,
+            online: add(&self.online, &other.online),
             own_answer: 0,
-            offline: add(&self.offline, &model.offline),
-            dealer_to_server: self.dealer_to_server + model.dealer_to_server,
-            device_blocks_online: self.device_blocks_online + model.device_blocks_online,
-            device_blocks_offline: self.device_blocks_offline + model.device_blocks_offline,
-            device_work_words: self.device_work_words.max(model.device_work_words),
-            server_work_words: self.server_work_words.max(model.server_work_words),
-            dealer_work_words: self.dealer_work_words.max(model.dealer_work_words),
-            weights: self.weights + model.weights,
+            offline: add(&self.offline, &other.offline),
+            dealer_to_server: self.dealer_to_server + other.dealer_to_server,
+            device_blocks_online: self.device_blocks_online + other.device_blocks_online,
+            device_blocks_offline: self.device_blocks_offline + other.device_blocks_offline,
+            device_work_words: self.device_work_words.max(other.device_work_words),
+            server_work_words: self.server_work_words.max(other.server_work_words),
+            dealer_work_words: self.dealer_work_words.max(other.dealer_work_words),
+            weights: self.weights + other.weights,
         }
     }
 

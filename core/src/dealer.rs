@@ -2,8 +2,15 @@
 //!
 //! It holds seeds, masked weights and the secret tables' functions; it sees neither an input nor an
 //! online message. What it makes is the server's stock item; layout in [`Gate`].
+//!
+//! It is also whose noise hides the route under [`Routing::Private`](crate::routing::Routing): the
+//! noise is in the entries of the router's last table, which are one-time padded, so it costs nothing
+//! online and neither of the others can take it out.
 
 use core::fmt;
+
+use rand_core::TryCryptoRng;
+use subtle::{Choice, ConditionallySelectable};
 
 use crate::circuit::{CircuitError, Gate, Operand, Party, Program, Response};
 use crate::clear::scratch_elements;
@@ -37,6 +44,8 @@ pub enum DealerError {
     Circuit(CircuitError),
     /// A lent slice has the wrong length.
     Buffer(BufferError),
+    /// The random source failed.
+    RandomFailed,
 }
 
 impl From<CircuitError> for DealerError {
@@ -56,6 +65,7 @@ impl fmt::Display for DealerError {
         match self {
             Self::Circuit(error) => error.fmt(f),
             Self::Buffer(error) => error.fmt(f),
+            Self::RandomFailed => f.write_str("the dealer's random source failed"),
         }
     }
 }
@@ -74,14 +84,15 @@ pub fn work_words(program: &Program) -> Result<usize, CircuitError> {
 const TABLES: usize = 2 << MAX_TABLE_BITS;
 
 /// Writes the stock item of one inference to `stock` and returns its bytes
-/// ([`Layout::stock`](crate::circuit::Layout)).
+/// ([`Layout::stock`](crate::circuit::Layout)). `rng` is drawn from for a router of private routing only.
 ///
 /// # Errors
 /// [`DealerError`].
-pub fn deal(
+pub fn deal<R: TryCryptoRng + ?Sized>(
     program: &Program,
     keys: &DealerKeys,
     parameters: &MaskedParameters<'_>,
+    rng: &mut R,
     work: &mut [u32],
     stock: &mut [u8],
 ) -> Result<usize, DealerError> {
@@ -92,11 +103,18 @@ pub fn deal(
     BufferError::check("dealer workspace", work_words(program)?, work.len())?;
     BufferError::check("stock buffer", layout.stock as usize, stock.len())?;
     let have = stock.len();
+    let route = match program {
+        Program::Router { models, routing, .. } => {
+            routing.choice(*models, rng).map_err(|_| DealerError::RandomFailed)?
+        }
+        Program::Model { .. } => None,
+    };
 
     let (arena, rest) = work.split_at_mut(layout.arena as usize);
     let (tables, scratch) = rest.split_at_mut(TABLES);
     let (function, pads) = tables.split_at_mut(TABLES / 2);
-    let mut dealer = Dealer { keys, parameters, arena, scratch, function, pads, stock: BitWriter::new(stock) };
+    let stock = BitWriter::new(stock);
+    let mut dealer = Dealer { keys, parameters, route, arena, scratch, function, pads, stock };
     program.walk(&mut dealer)?;
     dealer.stock.finish().ok_or(DealerError::Buffer(BufferError {
         buffer: "stock buffer",
@@ -108,6 +126,8 @@ pub fn deal(
 struct Dealer<'a> {
     keys: &'a DealerKeys,
     parameters: &'a MaskedParameters<'a>,
+    /// The route that comes out whatever the router says.
+    route: Option<u32>,
     /// The wires' masks `r`, where the server has the wires.
     arena: &'a mut [u32],
     scratch: &'a mut [u32],
@@ -187,6 +207,13 @@ impl Dealer<'_> {
                     if tabulated != Some(table) {
                         table::tabulate(table, self.parameters.tables, opening.index_bits, function);
                         tabulated = Some(table);
+                    }
+                    if element < lookup.opened {
+                        // In the same time with noise and without.
+                        let noise = Choice::from(u8::from(self.route.is_some()));
+                        let route = self.route.unwrap_or(0);
+                        function.iter_mut().for_each(|entry| entry.conditional_assign(&route, noise));
+                        tabulated = None;
                     }
                     table::dealer_entries(function, sigma, *mask, push);
                 }

@@ -311,10 +311,11 @@ impl Online {
         Ok(online)
     }
 
-    /// Whether nothing is left but the server's output.
+    /// Whether a router has done all but to give its own answer, which depends on the route.
     #[must_use]
-    pub fn awaits_reveal(&self) -> bool {
-        self.gate.as_ref().is_some_and(|gate| matches!(gate.response, Response::Reveal { .. }))
+    pub fn awaits_route(&self) -> bool {
+        let reveal = self.gate.as_ref().is_some_and(|gate| matches!(gate.response, Response::Reveal { .. }));
+        reveal && self.program.answers()
     }
 
     /// Bytes of the server's current message that have not come yet.

@@ -7,7 +7,7 @@
 //! | layer | modules |
 //! | --- | --- |
 //! | ring and randomness | [`ring`], [`prg`], [`keys`] |
-//! | public shapes | [`spec`], [`value`] |
+//! | public shapes and policies | [`spec`], [`value`], [`routing`], [`quota`] |
 //! | programs and gates | [`circuit`], [`model`], [`gate`] |
 //! | what each role does with a program | [`device`], [`server`], [`dealer`], [`clear`], [`cost`] |
 //! | between the parties | [`channel`], [`session`], [`driver`] |
@@ -46,7 +46,9 @@ pub mod gate;
 pub mod keys;
 pub mod model;
 pub mod prg;
+pub mod quota;
 pub mod ring;
+pub mod routing;
 pub mod server;
 pub mod session;
 pub mod spec;

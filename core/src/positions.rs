@@ -13,6 +13,7 @@ use crate::device::{Online, Outgoing, Step, work_words};
 use crate::keys::{DeviceSeeds, server_key, weight_key};
 use crate::prg::trace::{Drawn, change, record};
 use crate::prg::{Purpose, StreamId};
+use crate::routing::Routing;
 use crate::session::FRAME_PAYLOAD;
 use crate::spec::{ModelSpec, NamedModel, Opening, Output, PoolSpec, RouterSpec};
 
@@ -23,6 +24,8 @@ type Key = [u8; 32];
 type Position = (Key, StreamId, u64);
 /// First elements and ends of runs of elements, by stream.
 type Ranges = BTreeMap<(Key, StreamId), Vec<(u64, u64)>>;
+
+const ROUTINGS: [Routing; 3] = [Routing::Open, Routing::Private { epsilon: 1000 }, Routing::Device];
 
 /// Ranges of words by stream, sorted; `None` if one word is drawn twice.
 fn disjoint(drawn: &[Drawn]) -> Option<Ranges> {
@@ -98,7 +101,10 @@ fn recorded(secret: &Secret, seeds: &Seeds, counter: u64, input: &[i16], tile: u
 
 #[test]
 fn no_position_of_a_whole_pool_is_used_for_two_things() {
-    let fixture = Fixture::new(pool());
+    ROUTINGS.into_iter().for_each(|routing| draw_a_whole_pool(Fixture::new(PoolSpec { routing, ..pool() })));
+}
+
+fn draw_a_whole_pool(fixture: &Fixture) {
     let (mut run_keys, mut weight_keys) = (Vec::new(), Vec::new());
     for slot in fixture.pool.slots() {
         let (secret, seeds) = (fixture.secret(slot), fixture.seeds(slot));
@@ -127,7 +133,10 @@ fn no_position_of_a_whole_pool_is_used_for_two_things() {
 
 #[test]
 fn both_ends_of_a_key_draw_the_same_positions() {
-    let fixture = Fixture::new(pool());
+    ROUTINGS.into_iter().for_each(|routing| draw_both_ends(Fixture::new(PoolSpec { routing, ..pool() })));
+}
+
+fn draw_both_ends(fixture: &Fixture) {
     for slot in fixture.pool.slots() {
         let (secret, seeds) = (fixture.secret(slot), fixture.seeds(slot));
         let r = recorded(secret, &seeds, 4, &fixture.input(1), 3);
@@ -196,9 +205,8 @@ fn wide() -> PoolSpec {
 
 #[test]
 fn the_cost_model_counts_the_devices_blocks() {
-    for pool in [pool(), wide()] {
-        count_blocks(Fixture::new(pool));
-    }
+    let pools = ROUTINGS.into_iter().map(|routing| PoolSpec { routing, ..pool() }).chain([wide()]);
+    pools.for_each(|pool| count_blocks(Fixture::new(pool)));
 }
 
 fn count_blocks(fixture: &Fixture) {
@@ -293,7 +301,17 @@ fn each_one_time_position_enters_one_element_of_one_message() {
     let programs = [
         (Slot::Model(0), Program::Model { spec, classes: 3, output: Output::Label }),
         (Slot::Model(1), Program::Model { spec, classes: 3, output: Output::Logits }),
-        (Slot::Router, Program::Router { spec: router, models: 3, output: Output::Label }),
+        (Slot::Router, Program::Router { spec: router, models: 3, output: Output::Label, routing: Routing::Open }),
+        (
+            Slot::Router,
+            Program::Router {
+                spec: router,
+                models: 3,
+                output: Output::Logits,
+                routing: Routing::Private { epsilon: 1000 },
+            },
+        ),
+        (Slot::Router, Program::Router { spec: router, models: 3, output: Output::Label, routing: Routing::Device }),
     ];
     for (slot, program) in programs {
         let secret = random_secret(program, 5, 2);

@@ -39,8 +39,6 @@ pub enum Purpose {
     RightMask = 6,
     /// `B`: the weight masks. Key of device and server, the same for every inference of a pool.
     WeightMask = 7,
-    /// Noise added to a linear gate's correlation by the dealer. Key of the dealer alone.
-    Noise = 8,
 }
 
 /// A stream within a key: gate, purpose, and the term of a linear gate (0 elsewhere).
@@ -345,7 +343,7 @@ mod tests {
             core: Core::new(&key.into(), &nonce.into()),
             block: [0; 16],
             next: 16,
-            trace: trace::Trace::new(&StreamKey::from_bytes(key), StreamId::new(0, Purpose::Noise)),
+            trace: trace::Trace::new(&StreamKey::from_bytes(key), StreamId::new(0, Purpose::WireMask)),
         };
         assert_eq!(source.at(16), 0xe4e7_f110);
         assert_eq!(source.at(31), 0x4e3c_50a2);

@@ -14,6 +14,7 @@ use crate::gate::{combine, linear, opening, product, requantise, table};
 use crate::keys::StreamKey;
 use crate::prg::{Purpose, Stream, StreamId};
 use crate::ring::{BitWriter, bits_at};
+use crate::routing::Routing;
 
 /// What the server refuses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,8 +33,8 @@ pub enum ServerError {
         /// Bytes found.
         found: usize,
     },
-    /// The router's opened answer is not a one-hot: the device did not follow the protocol.
-    NotOneHot,
+    /// The router's opened answer is not one model: the device did not follow the protocol.
+    NoModel,
 }
 
 impl From<CircuitError> for ServerError {
@@ -55,7 +56,7 @@ impl fmt::Display for ServerError {
             Self::Buffer(error) => error.fmt(f),
             Self::Turn => f.write_str("a message came out of turn"),
             Self::Length { expected, found } => write!(f, "a message has {found} bytes instead of {expected}"),
-            Self::NotOneHot => {
+            Self::NoModel => {
                 f.write_str("the router's answer is not one model: the device did not follow the protocol")
             }
         }
@@ -257,26 +258,32 @@ impl<'a> Server<'a> {
         self.advance(gate)
     }
 
-    /// The model that a router chose: once it is finished, or has nothing left but to reveal its own
-    /// answer. That turn is to be taken for the first model only.
+    /// The model that a router chose, as far as the server learns it: once it is finished, or has nothing
+    /// left but to reveal its own answer, a turn that is to be taken for the first model only. Nothing of
+    /// a model's run, and of a router's that tells the device alone.
     ///
     /// # Errors
-    /// [`ServerError::Turn`] before, and for a model; [`ServerError::NotOneHot`].
-    pub fn choice(&self) -> Result<Slot, ServerError> {
-        let (Program::Router { models, .. }, true, Some(wire)) = (&self.program, self.chosen(), &self.last) else {
-            return Err(ServerError::Turn);
+    /// [`ServerError::Turn`] before; [`ServerError::NoModel`].
+    pub fn choice(&self) -> Result<Option<Slot>, ServerError> {
+        let (true, Some(wire)) = (self.chosen(), &self.last) else { return Err(ServerError::Turn) };
+        let held = self.held(wire);
+        let index = match self.program {
+            Program::Model { .. } | Program::Router { routing: Routing::Device, .. } => return Ok(None),
+            Program::Router { routing: Routing::Open, models, .. } => {
+                let mut winners = (0u8..).zip(held).take(usize::from(models)).filter(|(_, one)| **one == 1);
+                winners.next().filter(|_| winners.next().is_none()).map(|(index, _)| index)
+            }
+            Program::Router { routing: Routing::Private { .. }, models, .. } => {
+                held.first().filter(|index| **index < u32::from(models)).map(|index| *index as u8)
+            }
         };
-        let mut winners = (0u8..).zip(self.held(wire)).take(usize::from(*models)).filter(|(_, one)| **one == 1);
-        match (winners.next(), winners.next()) {
-            (Some((index, _)), None) => Ok(Slot::Model(index)),
-            _ => Err(ServerError::NotOneHot),
-        }
+        index.map(|index| Some(Slot::Model(index))).ok_or(ServerError::NoModel)
     }
 
     /// Whether the route stands in the last wire.
     fn chosen(&self) -> bool {
         match self.turn() {
-            Turn::Send(message) => message.kind == MessageKind::Reveal,
+            Turn::Send(message) => self.program.answers() && message.kind == MessageKind::Reveal,
             Turn::Done => !self.program.answers(),
             Turn::Receive(_) => false,
         }

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::circuit::{CircuitError, Program, Slot};
 use crate::model::COMPARED_BITS;
+use crate::routing::{MAX_EPSILON, MAX_PRIVATE_MODELS, Routing};
 
 /// Version of the encoding of [`PoolSpec`]; the first field on the wire.
 pub const SPEC_VERSION: u16 = 3;
@@ -145,6 +146,8 @@ pub struct PoolSpec {
     pub classes: u16,
     /// What devices learn of an answer; the server's policy.
     pub output: Output,
+    /// Who learns the router's choice; the server's policy.
+    pub routing: Routing,
     /// The models, cheapest first: the router's ties go to the earlier one.
     pub models: Vec<NamedModel, MAX_MODELS>,
     /// The router; a pool of one model has none.
@@ -177,6 +180,9 @@ pub enum SpecError {
     Answers,
     /// A name is empty or not printable ASCII; the field's name.
     Name(&'static str),
+    /// Private routing with an epsilon of 0 or above [`MAX_EPSILON`], or among more than
+    /// [`MAX_PRIVATE_MODELS`] models.
+    Routing,
     /// The lent buffer is too small for the encoding.
     BufferTooSmall,
     /// The sizes are in range one by one, and a program of them is not.
@@ -197,6 +203,13 @@ impl fmt::Display for SpecError {
             Self::Heads => f.write_str("a model's width is not a multiple of its heads"),
             Self::Answers => f.write_str("the router answers for the first model, but has not its shape and classes"),
             Self::Name(field) => write!(f, "the name of a {field} in the pool spec is empty or not printable ASCII"),
+            Self::Routing => {
+                write!(
+                    f,
+                    "private routing takes an epsilon up to {} and {MAX_PRIVATE_MODELS} models",
+                    MAX_EPSILON / 1000
+                )
+            }
             Self::BufferTooSmall => f.write_str("the buffer lent for the pool spec's encoding is too small"),
             Self::Program(error) => write!(f, "a program of the pool spec cannot be built: {error}"),
         }
@@ -334,6 +347,11 @@ impl PoolSpec {
                 }
             }
         }
+        if let Routing::Private { epsilon } = self.routing
+            && (epsilon == 0 || epsilon > MAX_EPSILON || self.models.len() > MAX_PRIVATE_MODELS)
+        {
+            return Err(SpecError::Routing);
+        }
         for slot in self.slots() {
             Program::of(self, slot).and_then(|program| program.layout()).map_err(SpecError::Program)?;
         }
@@ -346,10 +364,10 @@ impl PoolSpec {
         router.into_iter().chain((0..self.models.len() as u8).map(Slot::Model))
     }
 
-    /// Whether the router has the answer of `model` beside its route.
+    /// Whether the router gives the answer of `model` itself.
     #[must_use]
     pub fn router_answers(&self, model: Slot) -> bool {
-        model == Slot::Model(0) && self.router.is_some_and(|router| router.answers > 0)
+        model == Slot::Model(0) && Program::of(self, Slot::Router).is_ok_and(|router| router.answers())
     }
 
     /// Reads a spec from its encoding and validates it.

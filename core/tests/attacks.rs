@@ -14,6 +14,7 @@ use lab::{Secret, Seeds, random_secret};
 use secure_router_core::circuit::{Gate, Message, MessageKind, Program, Response, Slot};
 use secure_router_core::gate::{opening, requantise, table};
 use secure_router_core::ring::{bits_at, low_bits, signed};
+use secure_router_core::routing::Routing;
 use secure_router_core::spec::{ModelSpec, Opening, Output, RouterSpec};
 use tamper::{Honest, Tamper, View, add, gates, messages, run};
 use world::Chance;
@@ -280,17 +281,21 @@ fn unlocked(layout: &Layout, view: &View, opened: &mut Vec<u32>) -> Vec<bool> {
 fn a_lying_servers_view_of_a_program_does_not_tell_two_inputs_apart() {
     const RUNS: u64 = 1500;
     let trunk = ModelSpec { heads: 0, output_bits: 13, ..model_spec() };
+    let spec = RouterSpec { trunk, utility: shape(6, 7), answers: 3 };
+    let router = |routing| Program::Router { spec, models: 3, output: Output::Label, routing };
     let programs = [
         Program::Model { spec: model_spec(), classes: 3, output: Output::Label },
-        Program::Router {
-            spec: RouterSpec { trunk, utility: shape(6, 7), answers: 3 },
-            models: 3,
-            output: Output::Label,
-        },
+        router(Routing::Open),
+        router(Routing::Private { epsilon: 1000 }),
+        router(Routing::Device),
     ];
     for program in programs {
-        let router = matches!(program, Program::Router { .. });
-        let slot = if router { Slot::Router } else { Slot::Model(0) };
+        let (slot, opens) = match program {
+            Program::Model { .. } => (Slot::Model(0), 0),
+            Program::Router { routing: Routing::Open, .. } => (Slot::Router, 3),
+            Program::Router { routing: Routing::Private { .. }, .. } => (Slot::Router, 1),
+            Program::Router { routing: Routing::Device, .. } => (Slot::Router, 0),
+        };
         let secret = random_secret(program, 2, 100);
         let layout = Layout::of(&program);
         let used: Vec<u64> = layout.down.iter().map(|(_, m)| u64::from(m.elements) * u64::from(m.bits)).collect();
@@ -304,7 +309,7 @@ fn a_lying_servers_view_of_a_program_does_not_tell_two_inputs_apart() {
                 let (view, _) = run(&secret, &seeds, 2 * run_number + world as u64, input, &[0; 3], &mut liar);
                 let mut opened = Vec::new();
                 let bits = unlocked(&layout, &view, &mut opened);
-                assert_eq!(opened.len(), if router { 3 } else { 0 }, "opened bits");
+                assert_eq!(opened.len(), opens, "opened elements");
                 let total = bits.len();
                 ones[world].resize(total, 0.0);
                 joint[world].resize(total, 0.0);
@@ -383,6 +388,7 @@ fn a_router_of_the_servers_making_learns_less_than_one_bit_per_model() {
         spec: RouterSpec { trunk, utility: shape(0, 6), answers: 0 },
         models: MODELS as u16,
         output: Output::Label,
+        routing: Routing::Open,
     };
     let mut secret = random_secret(program, 1, 1);
     secret.weights = [1, 2, 4].repeat(MODELS);

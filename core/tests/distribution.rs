@@ -15,6 +15,7 @@ use secure_router_core::circuit::{CircuitError, Gate, MessageKind, Operand, Part
 use secure_router_core::keys::StreamKey;
 use secure_router_core::prg::{Purpose, Stream, StreamId};
 use secure_router_core::ring::{bits_at, low_bits};
+use secure_router_core::routing::Routing;
 use secure_router_core::spec::{ModelSpec, Opening, Output, RouterSpec};
 
 const RUNS: u64 = 4000;
@@ -40,15 +41,16 @@ fn spec() -> ModelSpec {
     }
 }
 
-fn programs() -> [Program; 2] {
+fn programs() -> [Program; 4] {
     let trunk = ModelSpec { heads: 0, output_bits: 13, ..spec() };
+    let shape = RouterSpec { trunk, utility: shape(6, 7), answers: 3 };
+    let router = |routing| Program::Router { spec: shape, models: 3, output: Output::Label, routing };
     [
         Program::Model { spec: spec(), classes: 3, output: Output::Label },
-        Program::Router {
-            spec: RouterSpec { trunk, utility: shape(6, 7), answers: 3 },
-            models: 3,
-            output: Output::Label,
-        },
+        router(Routing::Open),
+        // The dealer's choice in nearly every other item.
+        router(Routing::Private { epsilon: 1300 }),
+        router(Routing::Device),
     ]
 }
 

@@ -10,6 +10,7 @@ use secure_router_core::circuit::{HeadView, Linear, Product, Program, Slot, Tabl
 use secure_router_core::clear::{ClearError, Nearest};
 use secure_router_core::gate::{linear, opening, product, requantise, table};
 use secure_router_core::ring::{low_bits, signed};
+use secure_router_core::routing::Routing;
 use secure_router_core::spec::{ModelSpec, Opening, Output, RouterSpec};
 
 fn shape(shift: u8, index_bits: u8) -> Opening {
@@ -339,6 +340,7 @@ fn arbiter(models: u16, utilities: &[i16]) -> Secret {
         spec: RouterSpec { trunk, utility: shape(2, 10), answers: 0 },
         models,
         output: Output::Label,
+        routing: Routing::Open,
     };
     let mut secret = random_secret(program, 1, 1);
     secret.weights.iter_mut().for_each(|w| *w = 0);

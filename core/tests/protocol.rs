@@ -8,6 +8,7 @@ use lab::{Dither, Seeds, random_secret as secret, reference, run};
 use proptest::prelude::*;
 use secure_router_core::circuit::{Program, Slot};
 use secure_router_core::clear::ClearError;
+use secure_router_core::routing::{MAX_EPSILON, MAX_PRIVATE_MODELS, Routing};
 use secure_router_core::spec::{ModelSpec, Opening, Output, RouterSpec};
 
 fn opening(shift: u8, index_bits: u8) -> Opening {
@@ -54,12 +55,20 @@ proptest! {
     }
 
     #[test]
-    fn the_router_opens_the_best_score_and_ties_go_to_the_first(
-        spec in shapes(), models in 2u16..=8, answers in 0u16..6, seed: u64, scores: [u8; 8], flat: bool,
+    fn the_router_finds_the_best_score_and_ties_go_to_the_first(
+        spec in shapes(), models in 2u16..=8, answers in 0u16..6, seed: u64, scores: [u8; 8], flat: bool, policy in 0..3,
     ) {
+        let routing = match policy {
+            0 => Routing::Open,
+            // So private a route that it is the dealer's in one of millions.
+            1 => Routing::Private { epsilon: MAX_EPSILON },
+            _ => Routing::Device,
+        };
+        let models = if policy == 1 { models.min(MAX_PRIVATE_MODELS as u16) } else { models };
         let mut trunk = spec;
         trunk.output_bits = 24;
-        let program = Program::Router { spec: RouterSpec { trunk, utility: opening(14, 10), answers }, models, output: Output::Label };
+        let router = RouterSpec { trunk, utility: opening(14, 10), answers };
+        let program = Program::Router { spec: router, models, output: Output::Label, routing };
         let mut secret = secret(program, seed, 9);
         let utilities = secret.tables.len() - 1024;
         secret.tables[utilities..].iter_mut().for_each(|t| *t = if flat { 7 } else { (*t + 15) * 8 });
@@ -71,13 +80,19 @@ proptest! {
             Err(ClearError::Range { .. }) => return Err(TestCaseError::reject("the random router overflows its bits")),
             Err(error) => panic!("{error}"),
         };
-        let (route, answer) = expected.split_at(usize::from(models));
-        prop_assert_eq!(route.iter().sum::<i64>(), 1);
-        prop_assert_eq!(answer.iter().sum::<i64>(), i64::from(answers > 0));
         let outcome = run(&secret, &seeds, 1, &input, &scores, 64, 2);
-        prop_assert_eq!(outcome.logits.iter().map(|one| i64::from(*one)).collect::<Vec<_>>(), answer);
-        let winner = route.iter().position(|one| *one == 1).unwrap();
-        prop_assert_eq!(outcome.choice, Some(Slot::Model(winner as u8)));
+        let (route, answer) = expected.split_at(if policy == 1 { 1 } else { usize::from(models) });
+        let winner = if policy == 1 {
+            route[0] as usize
+        } else {
+            prop_assert_eq!(route.iter().sum::<i64>(), 1);
+            route.iter().position(|one| *one == 1).unwrap()
+        };
+        let told = Some(Slot::Model(winner as u8)).filter(|_| policy != 2);
+        let revealed = if policy == 2 { route } else { answer };
+        prop_assert_eq!(revealed.iter().sum::<i64>(), i64::from(!revealed.is_empty()));
+        let found: Vec<i64> = outcome.logits.iter().map(|one| i64::from(*one)).collect();
+        prop_assert_eq!((outcome.choice, &found[..]), (told, revealed));
         if flat {
             let best = scores[..usize::from(models)].iter().max().unwrap();
             prop_assert_eq!(winner, scores.iter().position(|score| score == best).unwrap());

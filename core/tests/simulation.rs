@@ -20,6 +20,7 @@ use std::time::Instant;
 use lab::peer::Fixture;
 use parties::{Errand, Outcome};
 use secure_router_core::circuit::Slot;
+use secure_router_core::routing::Routing;
 use secure_router_core::session::Refusal;
 use secure_router_core::spec::{ModelSpec, NamedModel, Opening, Output, PoolSpec, RouterSpec};
 use world::{Flash, LINK_FAULTS, Owner, Pause, Tasks, Weather, World};
@@ -44,6 +45,7 @@ fn pool(input_len: u16, output: Output, models: &[ModelSpec], trunk: ModelSpec) 
         input_frac: 4,
         classes: 3,
         output,
+        routing: Routing::Open,
         models: models.iter().enumerate().map(named).collect(),
         router: Some(RouterSpec { trunk, utility: opening(9, 8), answers: 0 }),
     };

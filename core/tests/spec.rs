@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use secure_router_core::circuit::{CircuitError, Gate, Party, Program, Slot};
 use secure_router_core::clear::scratch_elements;
 use secure_router_core::cost::{Cost, router_scores};
+use secure_router_core::routing::{MAX_EPSILON, Routing};
 use secure_router_core::session::LinkProfile;
 use secure_router_core::spec::{
     MAX_CLASSES, MAX_COLUMNS, MAX_INDEX_BITS, MAX_INPUT, MAX_LABELS, MAX_LAYERS, MAX_MODELS, MAX_SPEC_BYTES,
@@ -46,6 +47,7 @@ fn small() -> PoolSpec {
         input_frac: 3,
         classes: 4,
         output: Output::Label,
+        routing: Routing::Open,
         models: [named("one", model), named("two", ModelSpec { layers: 1, ..model })].into_iter().collect(),
         router: Some(RouterSpec { trunk, utility: opening(8, 9), answers: 0 }),
     }
@@ -75,6 +77,7 @@ fn largest() -> PoolSpec {
         input_frac: 16,
         classes: MAX_CLASSES,
         output: Output::Logits,
+        routing: Routing::Open,
         models: names.iter().map(|name| named(name, model)).collect(),
         router: Some(RouterSpec { trunk: model, utility: opening(20, MAX_TABLE_BITS), answers: 0 }),
     }
@@ -187,6 +190,15 @@ fn every_limit_has_its_error() {
         (|p| p.models[0].spec.ffn_in.index_bits = 255, SpecError::Bits("ffn_in")),
         (|p| p.models[0].spec.output_bits = 33, SpecError::Bits("output")),
         (|p| p.models[0].spec.output_bits = 1, SpecError::Bits("output")),
+        (|p| p.routing = Routing::Private { epsilon: 0 }, SpecError::Routing),
+        (|p| p.routing = Routing::Private { epsilon: MAX_EPSILON + 1 }, SpecError::Routing),
+        (
+            |p| {
+                p.routing = Routing::Private { epsilon: 1 };
+                (0..4).for_each(|_| p.models.push(p.models[0].clone()).unwrap());
+            },
+            SpecError::Routing,
+        ),
         (|p| p.router.as_mut().unwrap().utility.shift = 9, SpecError::Bits("utility")),
         (|p| p.router.as_mut().unwrap().trunk.output_bits = 18, SpecError::Bits("utility")),
         (|p| p.router.as_mut().unwrap().trunk.ffn = 2000, SpecError::Size("ffn")),
@@ -225,11 +237,12 @@ fn a_gate_that_needs_more_bits_than_its_wire_has_is_refused() {
     let mut router = small().router.unwrap();
     router.trunk.output_bits = 10;
     router.trunk.ffn_in = opening(1, 9);
-    let narrow = Program::Router { spec: router, models: 2, output: Output::Label };
-    assert_eq!(narrow.layout(), Err(CircuitError::WireTooNarrow { needed: 17, have: 10 }));
-    assert_eq!(narrow.gate(0), Err(CircuitError::WireTooNarrow { needed: 17, have: 10 }));
+    let program = Program::Router { spec: router, models: 2, output: Output::Label, routing: Routing::Open };
+    assert_eq!(program.layout(), Err(CircuitError::WireTooNarrow { needed: 17, have: 10 }));
+    assert_eq!(program.gate(0), Err(CircuitError::WireTooNarrow { needed: 17, have: 10 }));
     router.trunk.output_bits = 17;
-    assert!(Program::Router { spec: router, models: 2, output: Output::Label }.layout().is_ok());
+    let program = Program::Router { spec: router, models: 2, output: Output::Label, routing: Routing::Open };
+    assert!(program.layout().is_ok());
 }
 
 /// A value in range mostly, and at or beyond a limit often.
@@ -283,10 +296,16 @@ prop_compose! {
     fn pools()(
         edition: [u8; 16], classes in near(MAX_CLASSES), input_bits in bytewise(16), specs in vec(models(), 0..=4),
         router in proptest::option::of((models(), openings(MAX_TABLE_BITS))), wild in 0u8..20, label: bool, own: bool,
+        leak in 0u32..20,
     ) -> PoolSpec {
         let mut pool = PoolSpec {
             edition, task: "t".try_into().unwrap(), input_len: if wild == 0 { 255 } else { 256 }, input_bits, input_frac: 8, classes,
             output: if label { Output::Label } else { Output::Logits },
+            routing: match leak {
+                0..5 => Routing::Open,
+                5..10 => Routing::Device,
+                _ => Routing::Private { epsilon: (leak as u16 - 10) * 1800 },
+            },
             models: specs.into_iter().map(|spec| named("m", spec)).collect(),
             router: router.map(|(mut trunk, utility)| {
                 if wild > 1 {

@@ -2,7 +2,8 @@
 //!
 //! The server registers, per device and program, its masked weights and its tables; then asks for
 //! stock by counter. A counter is dealt at most once, durably: dealing it twice over two sets of
-//! weights would tell the server the device's masks.
+//! weights would tell the server the device's masks. The same transaction adds up what the device's routes
+//! cost, over all pools.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -14,6 +15,7 @@ use secure_router_core::channel::{Link as Kind, PublicKey, StaticSecret};
 use secure_router_core::circuit::{Program, Slot};
 use secure_router_core::dealer::{self, MaskedParameters};
 use secure_router_core::keys::{Seed, weight_key};
+use secure_router_core::routing::UNBOUNDED;
 use secure_router_core::server::mask_weights;
 use secure_router_core::spec::PoolSpec;
 use serde::{Deserialize, Serialize};
@@ -70,10 +72,19 @@ pub enum DealRefusal {
     /// The dealer's store failed.
     #[error("the dealer's store failed")]
     Store,
+    /// The epsilons of this device's routes would pass its budget.
+    #[error("the device's privacy budget is used up")]
+    Budget,
+    /// The pool routes openly, and the device has a budget.
+    #[error("the device has a privacy budget and the pool routes openly")]
+    Routing,
 }
 
 /// Device and slot to the lowest counter that was never dealt.
 const DEALT: TableDefinition<'_, ([u8; 32], u8), u64> = TableDefinition::new("dealt");
+
+/// Device to the thousandths of epsilon that were dealt to it.
+const EPSILONS: TableDefinition<'_, [u8; 32], u64> = TableDefinition::new("epsilons");
 
 struct Registered {
     program: Program,
@@ -101,6 +112,7 @@ impl Dealer {
             Database::create(store).with_context(|| format!("cannot open the dealer's store {}", store.display()))?;
         let write = dealt.begin_write()?;
         write.open_table(DEALT)?;
+        write.open_table(EPSILONS)?;
         write.commit()?;
         Ok(Self { secret: keys.secret()?, keys, dealt, registered: Mutex::default() })
     }
@@ -141,7 +153,7 @@ impl Dealer {
                                 weights: weights.as_chunks::<4>().0.iter().map(|b| u32::from_le_bytes(*b)).collect(),
                                 tables: tables.as_chunks::<2>().0.iter().map(|b| i16::from_le_bytes(*b)).collect(),
                             };
-                            if self.keys.seeds(&PublicKey(device)).is_none() {
+                            if self.keys.device(&PublicKey(device)).is_none() {
                                 Tell::Refused(DealRefusal::UnknownDevice)
                             } else {
                                 if let Ok(mut all) = self.registered.lock() {
@@ -174,13 +186,17 @@ impl Dealer {
         slot: Slot,
         counter: u64,
     ) -> Result<Vec<u8>, DealRefusal> {
-        let seeds = self.keys.seeds(device).ok_or(DealRefusal::UnknownDevice)?;
+        let known = self.keys.device(device).ok_or(DealRefusal::UnknownDevice)?;
         let key = (device.0, *fingerprint, slot.code());
         let registered = self.registered.lock().ok().and_then(|all| all.get(&key).cloned());
         let registered = registered.ok_or(DealRefusal::NotRegistered)?;
-        match self.record(device, slot, counter) {
-            Ok(true) => {}
-            Ok(false) => return Err(DealRefusal::Counter),
+        let leak = match registered.program {
+            Program::Router { routing, .. } => routing.leak(),
+            Program::Model { .. } => 0,
+        };
+        match self.record(device, slot, counter, leak, known.budget) {
+            Ok(None) => {}
+            Ok(Some(refusal)) => return Err(refusal),
             Err(error) => {
                 warn!(%error, "the store of dealt counters failed");
                 return Err(DealRefusal::Store);
@@ -190,25 +206,46 @@ impl Dealer {
             let parameters = MaskedParameters { weights: &registered.weights, tables: &registered.tables };
             let mut work = vec![0; dealer::work_words(&registered.program)?];
             let mut stock = vec![0; registered.program.layout()?.stock as usize];
-            let keys = seeds.keys(fingerprint, slot, counter);
-            dealer::deal(&registered.program, &keys, &parameters, &mut work, &mut stock)?;
+            let keys = known.seeds().keys(fingerprint, slot, counter);
+            dealer::deal(&registered.program, &keys, &parameters, &mut random(), &mut work, &mut stock)?;
             Ok(stock)
         };
         tokio::task::block_in_place(deal).map_err(|_| DealRefusal::Spec)
     }
 
-    /// Records that `counter` is dealt; `false` if it, or a later one, was dealt before.
-    fn record(&self, device: &PublicKey, slot: Slot, counter: u64) -> Result<bool> {
+    /// Records that `counter` is dealt and what it may tell; refuses if it, or a later one, was dealt before, or if
+    /// it would tell more than is left of `budget`.
+    fn record(
+        &self,
+        device: &PublicKey,
+        slot: Slot,
+        counter: u64,
+        leak: u32,
+        budget: Option<u32>,
+    ) -> Result<Option<DealRefusal>> {
         let key = (device.0, slot.code());
         let write = self.dealt.begin_write()?;
         {
             let mut dealt = write.open_table(DEALT)?;
             let lowest = dealt.get(key)?.map_or(0, |next| next.value());
-            let Some(next) = counter.checked_add(1).filter(|_| counter >= lowest) else { return Ok(false) };
+            let Some(next) = counter.checked_add(1).filter(|_| counter >= lowest) else {
+                return Ok(Some(DealRefusal::Counter));
+            };
             dealt.insert(key, next)?;
+            // An open route has no epsilon to add.
+            if leak != UNBOUNDED {
+                let mut epsilons = write.open_table(EPSILONS)?;
+                let told = epsilons.get(device.0)?.map_or(0, |told| told.value()) + u64::from(leak);
+                if budget.is_some_and(|budget| told > u64::from(budget)) {
+                    return Ok(Some(DealRefusal::Budget));
+                }
+                epsilons.insert(device.0, told)?;
+            } else if budget.is_some() {
+                return Ok(Some(DealRefusal::Routing));
+            }
         }
         write.commit()?;
-        Ok(true)
+        Ok(None)
     }
 }
 

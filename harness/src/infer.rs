@@ -1,5 +1,7 @@
 //! `secure-router prepare` and `secure-router device`: the desktop device.
 
+mod batch;
+
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -12,6 +14,8 @@ use secure_router::link::Moved;
 use secure_router::pool::{Examples, slot_name};
 use secure_router::provision::{self, DeviceFile, random};
 use secure_router_core::circuit::Slot;
+use secure_router_core::quota::Quotas;
+use secure_router_core::routing::Routing;
 use secure_router_core::session::{DeviceIdentity, DeviceMemory, DeviceSession, Event, LinkProfile, Request};
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpStream;
@@ -40,6 +44,10 @@ pub(crate) struct Connection {
     /// Words of work space.
     #[arg(long, default_value_t = WORK_WORDS)]
     work_words: usize,
+    /// The least private routing to take part in: `open`, `private:EPSILON` or `device`. The key file's own
+    /// holds if that is more private.
+    #[arg(long, default_value = "open", value_parser = crate::policy::routing)]
+    routing: Routing,
 }
 
 #[derive(Args)]
@@ -82,6 +90,16 @@ pub(crate) struct Device {
     /// Fail on an empty stock instead of preparing on demand.
     #[arg(long)]
     no_prepare: bool,
+    /// Inferences of each model per batch, cheapest first, as in 12,3,1: the routes of a batch stay on the device,
+    /// which makes exactly these inferences. For a server with `--routing device`.
+    #[arg(long, value_parser = crate::policy::quotas, conflicts_with_all = ["program", "device"])]
+    quota: Option<Quotas>,
+    /// Inputs of a batch; as many as there are inferences by default. Fewer leave room for the routes.
+    #[arg(long, requires = "quota")]
+    batch: Option<usize>,
+    /// Batches of one input and one inference of each model.
+    #[arg(long, conflicts_with_all = ["quota", "program", "device"])]
+    hidden: bool,
     /// Print a line of JSON per answer.
     #[arg(long)]
     json: bool,
@@ -122,7 +140,9 @@ impl Connection {
         let (mut rx, mut tx) = ([0; DeviceMemory::FRAME_BYTES], [0; DeviceMemory::FRAME_BYTES]);
         let (mut space, mut input) = (vec![0; self.work_words], vec![0; INPUT_VALUES]);
         let (secret, seeds) = (keys.secret()?, keys.seeds());
-        let identity = DeviceIdentity { secret: &secret, server: keys.server(), seeds: &seeds };
+        let routing = [self.routing, keys.routing()].into_iter().min_by_key(|routing| routing.leak());
+        let routing = routing.unwrap_or(self.routing);
+        let identity = DeviceIdentity { secret: &secret, server: keys.server(), seeds: &seeds, routing };
         let memory = DeviceMemory { rx: &mut rx, tx: &mut tx, work: &mut space, input: &mut input };
         crate::runtime()?.block_on(async {
             let stream = TcpStream::connect(&self.server)
@@ -260,14 +280,22 @@ impl Device {
         self.connection.with(async |party| {
             let pool = party.session.pool().context("not connected")?;
             let examples = Examples::load(&self.inputs, pool.input_len)?;
-            let slots = party.slots(&self.program)?;
-            for (index, input) in self.chosen(&examples)? {
-                for slot in &slots {
+            let (slots, chosen) = (party.slots(&self.program)?, self.chosen(&examples)?);
+            if let Some(quotas) = self.quotas(party)? {
+                return self.batches(party, &examples, &chosen, quotas).await;
+            }
+            if pool.routing == Routing::Device && slots.contains(&Slot::Router) {
+                bail!("the router tells this device alone: use --quota or --hidden, or name a model with --program");
+            }
+            // One program after another: the server's store cleans up behind a large item in the transaction
+            // after it, which would be counted against whatever follows.
+            for slot in &slots {
+                for (index, input) in &chosen {
                     if !self.no_prepare {
                         party.top_up(*slot).await?;
                     }
                     let request = Request { slot: *slot, lambda: self.lambda, link: self.link };
-                    let answer = party.answer(index, request, input).await?;
+                    let answer = party.answer(*index, request, input).await?;
                     self.print(&answer, &examples)?;
                 }
             }

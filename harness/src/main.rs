@@ -6,6 +6,7 @@ mod demo;
 mod infer;
 mod links;
 mod measure;
+mod policy;
 mod serve;
 
 use std::path::PathBuf;
@@ -13,6 +14,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
+use secure_router::provision::{Budgets, provision_with};
 
 /// Private inference on microcontrollers: a device gets an answer about an input it never shows,
 /// from models that the server never shows.
@@ -60,6 +62,13 @@ struct Provision {
     /// Name of the new device.
     #[arg(long)]
     device: String,
+    /// Answers that the server gives the device over its life; without a limit unless given.
+    #[arg(long, value_name = "ANSWERS")]
+    queries: Option<u64>,
+    /// Epsilon that the device's routes may add up to over its life; without a limit unless given. The device then
+    /// refuses open routing.
+    #[arg(long, value_name = "EPSILON", value_parser = policy::epsilon)]
+    budget: Option<u32>,
 }
 
 fn main() -> ExitCode {
@@ -83,7 +92,8 @@ fn run(arguments: Arguments) -> Result<()> {
     match arguments.command.unwrap_or(Command::Demo(arguments.demo)) {
         Command::Demo(demo) => demo.run(),
         Command::Provision(provision) => {
-            let path = secure_router::provision::provision(&provision.directory, &provision.device)?;
+            let Provision { directory, device, queries, budget: epsilon } = provision;
+            let path = provision_with(&directory, &device, Budgets { queries, epsilon })?;
             println!("{}", path.display());
             Ok(())
         }

@@ -10,7 +10,8 @@ use safetensors::{Dtype, SafeTensors};
 use secure_router_core::channel::StaticSecret;
 use secure_router_core::circuit::{Program, Slot};
 use secure_router_core::clear::{self, Nearest, Parameters};
-use secure_router_core::spec::{Output, PoolSpec};
+use secure_router_core::routing::Routing;
+use secure_router_core::spec::{Output, PoolSpec, SpecError};
 
 /// The secrets of one program.
 #[derive(Clone, Default)]
@@ -41,7 +42,8 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// Reads a pool file. Answers are labels; see [`with_logits`](Self::with_logits).
+    /// Reads a pool file. Answers are labels and routes are open; see [`with_logits`](Self::with_logits) and
+    /// [`with_routing`](Self::with_routing).
     ///
     /// # Errors
     /// Says what the file lacks, or which length does not fit the spec.
@@ -55,7 +57,7 @@ impl Pool {
         let (_, header) = SafeTensors::read_metadata(bytes)?;
         let about = header.metadata().clone().unwrap_or_default();
         let mut spec = PoolSpec::from_bytes(file.tensor("spec")?.data())?;
-        spec.output = Output::Label;
+        (spec.output, spec.routing) = (Output::Label, Routing::Open);
         spec.validate()?;
         let mut programs = Vec::new();
         for slot in spec.slots() {
@@ -86,6 +88,16 @@ impl Pool {
     pub fn with_logits(mut self) -> Self {
         self.spec.output = Output::Logits;
         self
+    }
+
+    /// Says who learns the router's choice.
+    ///
+    /// # Errors
+    /// [`SpecError`] when the policy does not fit the pool.
+    pub fn with_routing(mut self, routing: Routing) -> Result<Self, SpecError> {
+        self.spec.routing = routing;
+        self.spec.validate()?;
+        Ok(self)
     }
 
     /// Seals the pool under the server's secret: the edition becomes a keyed hash of the contents,

@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail};
 use rand_core::UnwrapErr;
 use secure_router_core::channel::{PublicKey, StaticSecret};
 use secure_router_core::keys::{DealerSeeds, DeviceSeeds, Seed};
+use secure_router_core::routing::{MAX_EPSILON, Routing};
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
@@ -66,6 +67,8 @@ pub struct DeviceFile {
     server: Bytes32,
     device_dealer: Bytes32,
     device_server: Bytes32,
+    /// The least private routing that the device takes part in.
+    routing: Routing,
 }
 
 impl DeviceFile {
@@ -83,13 +86,21 @@ impl DeviceFile {
         self.server.public()
     }
 
-    /// What firmware keeps of it: `SRK1`, its secret, the server's key, the seeds shared with dealer
-    /// and server.
+    /// The least private routing that the device takes part in.
     #[must_use]
-    pub fn firmware(&self) -> Zeroizing<[u8; 132]> {
-        let mut bytes = Zeroizing::new([0; 132]);
-        let parts = [&b"SRK1"[..], &self.secret.0, &self.server.0, &self.device_dealer.0, &self.device_server.0];
-        bytes.iter_mut().zip(parts.into_iter().flatten()).for_each(|(slot, byte)| *slot = *byte);
+    pub const fn routing(&self) -> Routing {
+        self.routing
+    }
+
+    /// What firmware keeps of it: `SRK2`, its secret, the server's key, the seeds shared with dealer
+    /// and server, and the most that a route may tell ([`Routing::leak`], little-endian).
+    #[must_use]
+    pub fn firmware(&self) -> Zeroizing<[u8; 136]> {
+        let mut bytes = Zeroizing::new([0; 136]);
+        let leak = self.routing.leak().to_le_bytes();
+        let keys = [&self.secret.0, &self.server.0, &self.device_dealer.0, &self.device_server.0];
+        let parts = std::iter::once(&b"SRK2"[..]).chain(keys.map(|key| &key[..])).chain([&leak[..]]);
+        bytes.iter_mut().zip(parts.flatten()).for_each(|(slot, byte)| *slot = *byte);
         bytes
     }
 
@@ -108,6 +119,9 @@ pub struct ServerDevice {
     public: Bytes32,
     device_server: Bytes32,
     server_dealer: Bytes32,
+    /// Answers that the server gives this device over its life; without a limit unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queries: Option<u64>,
 }
 
 impl ServerDevice {
@@ -160,6 +174,17 @@ pub struct DealerDevice {
     public: Bytes32,
     device_dealer: Bytes32,
     server_dealer: Bytes32,
+    /// Thousandths of epsilon that routes may cost this device over its life; without a limit unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub budget: Option<u32>,
+}
+
+impl DealerDevice {
+    /// The seeds shared with the device, and with the server for it.
+    #[must_use]
+    pub fn seeds(&self) -> DealerSeeds {
+        DealerSeeds { device: self.device_dealer.seed(), server: self.server_dealer.seed() }
+    }
 }
 
 /// The dealer's file.
@@ -185,11 +210,10 @@ impl DealerFile {
         self.server.public()
     }
 
-    /// Seeds of the device of a key.
+    /// The device of a key.
     #[must_use]
-    pub fn seeds(&self, device: &PublicKey) -> Option<DealerSeeds> {
-        let device = self.devices.iter().find(|have| have.public.public() == *device)?;
-        Some(DealerSeeds { device: device.device_dealer.seed(), server: device.server_dealer.seed() })
+    pub fn device(&self, key: &PublicKey) -> Option<&DealerDevice> {
+        self.devices.iter().find(|device| device.public.public() == *key)
     }
 }
 
@@ -212,12 +236,30 @@ pub fn paths(directory: &Path, device: &str) -> (PathBuf, PathBuf, PathBuf) {
     (directory.join("server.json"), directory.join("dealer.json"), directory.join(format!("device-{device}.json")))
 }
 
+/// What a device may use up over its life.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Budgets {
+    /// Answers that the server gives it.
+    pub queries: Option<u64>,
+    /// Thousandths of epsilon that its routes may tell the server. The device then takes part in no
+    /// routing that could pass this in one route, and in no open one.
+    pub epsilon: Option<u32>,
+}
+
+/// Adds a device without budgets; see [`provision_with`].
+///
+/// # Errors
+/// As [`provision_with`].
+pub fn provision(directory: &Path, device: &str) -> Result<PathBuf> {
+    provision_with(directory, device, Budgets::default())
+}
+
 /// Adds a device: makes its file, and its entries in the server's and the dealer's, which are made
 /// if they do not exist.
 ///
 /// # Errors
 /// A bad name, an existing device, or a file that cannot be read or written.
-pub fn provision(directory: &Path, device: &str) -> Result<PathBuf> {
+pub fn provision_with(directory: &Path, device: &str, budgets: Budgets) -> Result<PathBuf> {
     let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
     if device.is_empty() || !device.chars().all(plain) {
         bail!("a device's name is made of letters, digits, - and _");
@@ -247,12 +289,20 @@ pub fn provision(directory: &Path, device: &str) -> Result<PathBuf> {
         public: public(&secret)?,
         device_server: device_server.clone(),
         server_dealer: server_dealer.clone(),
+        queries: budgets.queries,
     });
-    dealer.devices.push(DealerDevice { public: public(&secret)?, device_dealer: device_dealer.clone(), server_dealer });
+    dealer.devices.push(DealerDevice {
+        public: public(&secret)?,
+        device_dealer: device_dealer.clone(),
+        server_dealer,
+        budget: budgets.epsilon,
+    });
+    let most = |epsilon: u32| Routing::of_leak(epsilon.min(MAX_EPSILON.into()));
+    let routing = budgets.epsilon.and_then(most).unwrap_or(Routing::Open);
     let server_key = public(&server.secret)?;
     write(&server_path, &server)?;
     write(&dealer_path, &dealer)?;
-    write(&device_path, &DeviceFile { secret, server: server_key, device_dealer, device_server })?;
+    write(&device_path, &DeviceFile { secret, server: server_key, device_dealer, device_server, routing })?;
     Ok(device_path)
 }
 

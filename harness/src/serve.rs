@@ -8,6 +8,7 @@ use clap::Args;
 use secure_router::pool::Pool;
 use secure_router::provision;
 use secure_router::server::Service;
+use secure_router_core::routing::Routing;
 
 #[derive(Args)]
 pub(crate) struct Serve {
@@ -30,6 +31,10 @@ pub(crate) struct Serve {
     /// about the models.
     #[arg(long)]
     logits: bool,
+    /// Who learns the router's choice: `open` (server and device), `private:EPSILON` (both, but the dealer makes it
+    /// differentially private), or `device` (the device alone).
+    #[arg(long, default_value = "open", value_parser = crate::policy::routing)]
+    routing: Routing,
     /// Append what each run took to this file, a line of JSON per run.
     #[arg(long)]
     records: Option<PathBuf>,
@@ -39,7 +44,7 @@ impl Serve {
     pub(crate) fn run(self) -> Result<()> {
         let keys = provision::read(&self.keys)?;
         let pool = Pool::load(&self.pool)?;
-        let pool = if self.logits { pool.with_logits() } else { pool };
+        let pool = if self.logits { pool.with_logits() } else { pool }.with_routing(self.routing)?;
         crate::runtime()?.block_on(async {
             let mut service = Service::new(keys, pool, &self.stock, self.dealer)?;
             if let Some(path) = &self.records {

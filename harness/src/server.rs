@@ -186,6 +186,8 @@ impl Service {
                         self.store.skip(key, slot, counter).map_err(|error| refusal(&error, slot))?;
                         Ended::Refused(Refusal::Counter(slot))
                     }
+                    DealError::Refused(DealRefusal::Budget) => Ended::Refused(Refusal::PrivacyBudget),
+                    DealError::Refused(DealRefusal::Routing) => Ended::Refused(Refusal::Routing),
                     _ => Ended::Refused(Refusal::Dealer),
                 });
             }
@@ -222,8 +224,8 @@ impl Service {
         Ok(())
     }
 
-    /// Runs one program; of a router, returns the model that is to run next. `half_trips` were made
-    /// for it before it began.
+    /// Runs one program; of a router whose choice the server learns, returns the model that is to run
+    /// next. `half_trips` were made for it before it began.
     #[expect(clippy::too_many_arguments, reason = "one run's whole context")]
     async fn program(
         &self,
@@ -239,7 +241,7 @@ impl Service {
         let secrets = self.pool.secrets(slot).ok_or(Ended::Control)?;
         // Spent before a byte of the masked input is read: a link that ends inside the input leaves
         // no counter that a device put back to an old state could use for another one.
-        let spent = block_in_place(|| self.store.spend(key, slot, counter, &self.fingerprint));
+        let spent = block_in_place(|| self.store.spend(key, slot, counter, &self.fingerprint, device.queries));
         // The input follows the request whatever becomes of it, so it is taken even if there is no
         // item: a refusal then finds both ends between two requests.
         let input = match program.gate(0)?.and_then(|gate| gate.messages().first().copied()) {
@@ -262,12 +264,10 @@ impl Service {
                 Turn::Done => break,
                 // A router's own answer is for its own model only.
                 Turn::Send(next) if program.answers() && next.kind == MessageKind::Reveal && !routed => {
-                    let chosen = run.choice()?;
-                    if !self.pool.spec.router_answers(chosen) {
-                        self.record(slot, &meter);
-                        return Ok(Some(chosen));
-                    }
-                    say(link, &ToDevice::Route(Route { slot: chosen, counter: 0 }))?;
+                    let Some(own) = run.choice()?.filter(|chosen| self.pool.spec.router_answers(*chosen)) else {
+                        break;
+                    };
+                    say(link, &ToDevice::Route(Route { slot: own, counter: 0 }))?;
                     routed = true;
                 }
                 Turn::Send(next) => {
@@ -285,10 +285,7 @@ impl Service {
             }
         }
         self.record(slot, &meter);
-        match program {
-            Program::Router { .. } if !program.answers() => Ok(Some(run.choice()?)),
-            _ => Ok(None),
-        }
+        if routed { Ok(None) } else { Ok(run.choice()?) }
     }
 
     fn record(&self, slot: Slot, meter: &Meter) {
@@ -339,6 +336,7 @@ fn refusal(error: &StockError, slot: Slot) -> Ended {
     Ended::Refused(match error {
         StockError::Counter(_) => Refusal::Counter(slot),
         StockError::Empty => Refusal::StockEmpty(slot),
+        StockError::Budget => Refusal::QueryBudget,
         StockError::Store(error) => {
             warn!(%error, "stock store");
             Refusal::Store

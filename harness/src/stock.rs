@@ -2,7 +2,8 @@
 //!
 //! An item is the dealer's part and the device's part of one inference. It is taken out in the same
 //! transaction that raises the slot's lowest counter, durably, before a byte that depends on it is
-//! sent; so an item is used at most once, whatever crashes when.
+//! sent; so an item is used at most once, whatever crashes when. The same transaction counts a device's
+//! answers against its budget.
 
 use std::path::Path;
 
@@ -18,6 +19,8 @@ const ITEMS: TableDefinition<'_, ([u8; 32], u8, u64), &[u8]> = TableDefinition::
 const POOLS: TableDefinition<'_, ([u8; 32], u8, u64), [u8; 32]> = TableDefinition::new("pools");
 /// Device and slot to its lowest unspent and its lowest unprepared counter.
 const COUNTERS: TableDefinition<'_, ([u8; 32], u8), (u64, u64)> = TableDefinition::new("counters");
+/// Device to the model runs that were spent for it.
+const ANSWERS: TableDefinition<'_, [u8; 32], u64> = TableDefinition::new("answers");
 
 /// The store failed or refused.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +35,9 @@ pub enum StockError {
     /// There is no such item.
     #[error("nothing is in stock")]
     Empty,
+    /// The device got all answers that it may get.
+    #[error("the device's answers are used up")]
+    Budget,
 }
 
 macro_rules! from_redb {
@@ -78,6 +84,7 @@ impl Store {
         write.open_table(ITEMS)?;
         write.open_table(POOLS)?;
         write.open_table(COUNTERS)?;
+        write.open_table(ANSWERS)?;
         write.commit()?;
         Ok(Self { database })
     }
@@ -178,15 +185,31 @@ impl Store {
         Ok(write.commit()?)
     }
 
-    /// Takes an item out, durably: it and all before it are spent.
+    /// Takes an item out, durably: it and all before it are spent, and of a model it is one of at most `queries`
+    /// answers. A router's is not counted, but not taken out either when no answer could follow.
     ///
     /// # Errors
     /// [`StockError::Counter`] for a counter that is spent, [`StockError::Empty`] for one that is
-    /// not in stock or belongs to another pool.
-    pub fn spend(&self, device: &PublicKey, slot: Slot, counter: u64, pool: &[u8; 32]) -> Result<Item, StockError> {
+    /// not in stock or belongs to another pool, [`StockError::Budget`].
+    pub fn spend(
+        &self,
+        device: &PublicKey,
+        slot: Slot,
+        counter: u64,
+        pool: &[u8; 32],
+        queries: Option<u64>,
+    ) -> Result<Item, StockError> {
         let key = (device.0, slot.code());
         let write = self.database.begin_write()?;
         let item = {
+            let mut answers = write.open_table(ANSWERS)?;
+            let given = answers.get(device.0)?.map_or(0, |given| given.value());
+            if queries.is_some_and(|queries| given >= queries) {
+                return Err(StockError::Budget);
+            }
+            if slot != Slot::Router {
+                answers.insert(device.0, given.saturating_add(1))?;
+            }
             let mut counters = write.open_table(COUNTERS)?;
             let (spent, fresh) = counters.get(key)?.map_or((0, 0), |pair| pair.value());
             if counter < spent {
@@ -261,14 +284,14 @@ mod tests {
         prepare(&store, 0);
         prepare(&store, 1);
         assert_eq!(store.stock(&DEVICE, SLOT).unwrap(), SlotStock { slot: SLOT, first: 0, fresh: 2, ready: 2 });
-        assert!(store.spend(&DEVICE, SLOT, 0, &POOL).unwrap() == item(0));
-        assert!(matches!(store.spend(&DEVICE, SLOT, 0, &POOL), Err(StockError::Counter(0))));
+        assert!(store.spend(&DEVICE, SLOT, 0, &POOL, None).unwrap() == item(0));
+        assert!(matches!(store.spend(&DEVICE, SLOT, 0, &POOL, None), Err(StockError::Counter(0))));
         assert!(matches!(store.skip(&DEVICE, SLOT, 0), Err(StockError::Counter(0))));
-        assert!(matches!(store.spend(&DEVICE, SLOT, 7, &POOL), Err(StockError::Empty)));
+        assert!(matches!(store.spend(&DEVICE, SLOT, 7, &POOL, None), Err(StockError::Empty)));
         drop(store);
         let store = Store::open(&directory.path().join("stock")).unwrap();
-        assert!(matches!(store.spend(&DEVICE, SLOT, 0, &POOL), Err(StockError::Counter(0))));
-        assert!(store.spend(&DEVICE, SLOT, 1, &POOL).unwrap() == item(1));
+        assert!(matches!(store.spend(&DEVICE, SLOT, 0, &POOL, None), Err(StockError::Counter(0))));
+        assert!(store.spend(&DEVICE, SLOT, 1, &POOL, None).unwrap() == item(1));
     }
 
     #[test]
@@ -279,7 +302,7 @@ mod tests {
             store.meet(&DEVICE, SLOT, &POOL, 2).unwrap(),
             SlotStock { slot: SLOT, first: 2, fresh: 4, ready: 2 }
         );
-        assert!(matches!(store.spend(&DEVICE, SLOT, 2, &[9; 32]), Err(StockError::Empty)));
+        assert!(matches!(store.spend(&DEVICE, SLOT, 2, &[9; 32], None), Err(StockError::Empty)));
         assert_eq!(
             store.meet(&DEVICE, SLOT, &[9; 32], 2).unwrap(),
             SlotStock { slot: SLOT, first: 4, fresh: 4, ready: 0 }

@@ -197,7 +197,7 @@ pub fn session(parties: &Parties, name: &str) -> Result<DeviceSession<'static, F
     let keys: DeviceFile = provision::read(&keys)?;
     let counters = FileCounters::open(&parties.path(&format!("counters-{name}")))?;
     let (secret, seeds) = (keys.secret()?, keys.seeds());
-    let identity = DeviceIdentity { secret: &secret, server: keys.server(), seeds: &seeds };
+    let identity = DeviceIdentity { secret: &secret, server: keys.server(), seeds: &seeds, routing: keys.routing() };
     let memory = DeviceMemory {
         rx: vec![0; DeviceMemory::FRAME_BYTES].leak(),
         tx: vec![0; DeviceMemory::FRAME_BYTES].leak(),

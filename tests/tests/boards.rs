@@ -272,7 +272,7 @@ impl Counters for Memory {
 fn desktop(bench: &Bench) -> (Transcript, Vec<Answered>) {
     let keys: provision::DeviceFile = provision::read(&bench.parties.path("device-board.json")).unwrap();
     let (secret, seeds) = (keys.secret().unwrap(), keys.seeds());
-    let identity = DeviceIdentity { secret: &secret, server: keys.server(), seeds: &seeds };
+    let identity = DeviceIdentity { secret: &secret, server: keys.server(), seeds: &seeds, routing: keys.routing() };
     let (mut rx, mut tx) = ([0; DeviceMemory::FRAME_BYTES], [0; DeviceMemory::FRAME_BYTES]);
     let (mut work, mut input) = (vec![0; 1 << 16], vec![0; 1024]);
     let memory = DeviceMemory { rx: &mut rx, tx: &mut tx, work: &mut work, input: &mut input };
@@ -374,7 +374,7 @@ fn the_example_classifies() {
     let bench = Bench::new("mps2-an386");
     let keys: provision::DeviceFile = provision::read(&bench.parties.path("device-board.json")).unwrap();
     let (secret, seeds) = (keys.secret().unwrap(), keys.seeds());
-    let identity = DeviceIdentity { secret: &secret, server: keys.server(), seeds: &seeds };
+    let identity = DeviceIdentity { secret: &secret, server: keys.server(), seeds: &seeds, routing: keys.routing() };
     let mut memory = secure_router_example::Memory::EMPTY;
     let mut flash = Memory::default();
     for input in &bench.inputs {

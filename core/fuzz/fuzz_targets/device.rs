@@ -3,10 +3,11 @@
 //! wiped; no counter is burned twice.
 #![no_main]
 
-use bench::{Bytes, Memory, Seeded, Store, device_secret, device_seeds, pool, server_frames, server_secret};
+use bench::{ROUTINGS, Bytes, Memory, Seeded, Store, device_secret, device_seeds, pool, server_frames, server_secret};
 use libfuzzer_sys::fuzz_target;
 use secure_router_core::channel::{Channel, Event as Arrived, Link};
 use secure_router_core::circuit::Slot;
+use secure_router_core::routing::Routing;
 use secure_router_core::session::{
     Control, DeviceIdentity, DeviceMemory, DeviceSession, Event, FRAME_CONTROL, FRAME_DATA, FRAME_PAYLOAD, LinkProfile,
     PreparedStock, Refusal, Request, Route, SessionError, SlotStock, ToDevice, Welcome,
@@ -53,14 +54,15 @@ fuzz_target!(|data: &[u8]| {
     let (device, server, seeds) = (device_secret(), server_secret(), device_seeds());
     let (mut memory, mut store) = (Memory::default(), Store::default());
     let (mut rx, mut tx) = (vec![0; DeviceMemory::FRAME_BYTES], vec![0; DeviceMemory::FRAME_BYTES]);
-    let identity = DeviceIdentity { secret: &device, server: server.public_key(), seeds: &seeds };
-    let tile = 1 + u16::from(bytes.byte() % 4);
+    let identity = DeviceIdentity { secret: &device, server: server.public_key(), seeds: &seeds, routing: Routing::Open };
+    let plan = bytes.byte();
+    let (tile, routing) = (1 + u16::from(plan % 4), ROUTINGS[usize::from(plan) / 4 % 3]);
     let mut session = DeviceSession::connect(identity, memory.lend(), tile, &mut store, &mut Seeded(5)).unwrap();
     let mut peer = Channel::responder(Link::DeviceServer, &server, &mut Seeded(6), &mut rx, &mut tx).unwrap();
     drain(&mut session, &mut peer).unwrap();
     carry(&mut session, &mut peer).unwrap();
 
-    let spec = pool();
+    let spec = pool(routing);
     let mut encoded = [0; 512];
     let encoded = spec.to_bytes(&mut encoded).unwrap();
     let mut frames: Vec<usize> = Vec::new();
@@ -99,7 +101,7 @@ fuzz_target!(|data: &[u8]| {
             2 => Some(control(ToDevice::Prepared(PreparedStock { stock }))),
             3 => {
                 if matches!(slot, Slot::Model(0..3)) {
-                    frames = server_frames(slot);
+                    frames = server_frames(slot, routing);
                 }
                 Some(control(ToDevice::Route(Route { slot, counter })))
             }
@@ -127,7 +129,7 @@ fuzz_target!(|data: &[u8]| {
                 let request = Request { slot, lambda: u16::from(step), link: LinkProfile::BLE };
                 outcome = match session.infer(request, &[counter as i16 & 127; 48]) {
                     Ok(()) => {
-                        frames = server_frames(slot);
+                        frames = server_frames(slot, routing);
                         drain(&mut session, &mut peer)
                     }
                     Err(error) => {

@@ -2,18 +2,20 @@
 //! corrections that are noise. No panic; a wrong length changes nothing.
 #![no_main]
 
-use bench::{Bytes, SLOTS, Seeded, program};
+use bench::{Bytes, ROUTINGS, SLOTS, Seeded, program};
 use libfuzzer_sys::fuzz_target;
 use secure_router_core::circuit::{Program, Slot};
 use secure_router_core::clear::Parameters;
 use secure_router_core::keys::{Seed, server_key};
 use secure_router_core::rand_core::TryRng;
+use secure_router_core::routing::Routing;
 use secure_router_core::server::{Server, ServerError, Stock, Turn, work_words};
 
 fuzz_target!(|data: &[u8]| {
     let mut bytes = Bytes(data);
-    let slot = SLOTS[usize::from(bytes.byte()) % 4];
-    let program = program(slot);
+    let plan = usize::from(bytes.byte());
+    let slot = SLOTS[plan % 4];
+    let program = program(slot, ROUTINGS[plan / 4 % 3]);
     let layout = program.layout().unwrap();
     let mut noise = Seeded(u64::from(bytes.byte()));
     let mut draw = || noise.try_next_u32().unwrap_or_default();
@@ -64,10 +66,11 @@ fuzz_target!(|data: &[u8]| {
     }
     let chosen = server.choice();
     match (program, server.turn()) {
-        (Program::Router { models, .. }, Turn::Done) => match chosen {
-            Ok(Slot::Model(index)) => assert!(u16::from(index) < models),
-            other => assert_eq!(other, Err(ServerError::NotOneHot)),
+        (Program::Router { models, routing: Routing::Open | Routing::Private { .. }, .. }, Turn::Done) => match chosen {
+            Ok(Some(Slot::Model(index))) => assert!(u16::from(index) < models),
+            other => assert_eq!(other, Err(ServerError::NoModel)),
         },
+        (_, Turn::Done) => assert_eq!(chosen, Ok(None)),
         _ => assert_eq!(chosen, Err(ServerError::Turn)),
     }
     drop(server);

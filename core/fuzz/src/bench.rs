@@ -8,6 +8,7 @@ use secure_router_core::channel::StaticSecret;
 use secure_router_core::circuit::{Message, Program, Slot};
 use secure_router_core::keys::{DeviceSeeds, Seed};
 use secure_router_core::rand_core::{TryCryptoRng, TryRng};
+use secure_router_core::routing::Routing;
 use secure_router_core::session::{CounterError, Counters, DeviceMemory, FRAME_PAYLOAD};
 use secure_router_core::spec::{ModelSpec, NamedModel, Opening, Output, PoolSpec, RouterSpec};
 
@@ -43,7 +44,10 @@ fn opening(shift: u8, index_bits: u8) -> Opening {
 }
 
 /// A router, a plain model, one with attention, and one whose messages take several frames.
-pub fn pool() -> PoolSpec {
+/// Every routing policy.
+pub const ROUTINGS: [Routing; 3] = [Routing::Open, Routing::Private { epsilon: 1000 }, Routing::Device];
+
+pub fn pool(routing: Routing) -> PoolSpec {
     let base = ModelSpec {
         tokens: 2,
         features: 24,
@@ -69,6 +73,7 @@ pub fn pool() -> PoolSpec {
         input_frac: 4,
         classes: 3,
         output: Output::Label,
+        routing,
         models: [named("plain", base), named("attention", attention), named("frames", frames)].into_iter().collect(),
         router: Some(RouterSpec { trunk, utility: opening(6, 8), answers: 0 }),
     };
@@ -80,13 +85,13 @@ pub fn pool() -> PoolSpec {
 pub const SLOTS: [Slot; 6] =
     [Slot::Router, Slot::Model(0), Slot::Model(1), Slot::Model(2), Slot::Model(3), Slot::Model(255)];
 
-pub fn program(slot: Slot) -> Program {
-    Program::of(&pool(), slot).unwrap()
+pub fn program(slot: Slot, routing: Routing) -> Program {
+    Program::of(&pool(routing), slot).unwrap()
 }
 
 /// The server's online messages of a program, in frames.
-pub fn server_frames(slot: Slot) -> Vec<usize> {
-    let program = program(slot);
+pub fn server_frames(slot: Slot, routing: Routing) -> Vec<usize> {
+    let program = program(slot, routing);
     let gates = (0..).map_while(|id| program.gate(id).unwrap());
     let messages = gates.flat_map(|gate| gate.messages().into_iter()).filter(|m: &Message| !m.kind.from_device());
     messages

@@ -1,9 +1,10 @@
-//! Public combinations of a wire, the local half of the argmax: pairwise differences and wins.
+//! Public combinations of a wire, the local half of the argmax: pairwise differences, and what is made of
+//! their signs.
 //!
 //! Linear and public, so every party applies the same coefficients to what it holds: the server to
 //! `x_hat`, device and dealer to `r`. No correlation is needed. Constants are the server's to add.
 
-use crate::circuit::{Combination, Combine};
+use crate::circuit::{Combination, Combine, Groups};
 use crate::error::BufferError;
 use crate::keys::StreamKey;
 use crate::prg::{Purpose, Stream, StreamId};
@@ -14,23 +15,24 @@ use super::{Scalar, part};
 pub fn evaluate<X: Scalar>(combine: &Combine, values: &[X], mut emit: impl FnMut(u32, X)) {
     let value = |index: u16| values.get(usize::from(index)).copied().unwrap_or(X::ZERO);
     let groups = combine.groups;
+    let ([first, _], items) = (groups.0, groups.items());
+    let wins = |item: u16| {
+        (0u16..).zip(groups.pairs()).fold(X::ZERO, |wins, (pair, (i, j))| match item {
+            _ if i == item => wins.plus(value(pair)),
+            _ if j == item => wins.minus(value(pair)),
+            _ => wins,
+        })
+    };
     match combine.combination {
         Combination::Differences => {
             (0u32..).zip(groups.pairs()).for_each(|(element, (i, j))| emit(element, value(i).minus(value(j))));
         }
-        Combination::Last => {
-            let [first, last] = groups.0;
-            (0u32..).zip(0..last).for_each(|(element, index)| emit(element, value(first.saturating_add(index))));
-        }
-        Combination::Wins => {
-            for item in 0..groups.items() {
-                let wins = (0u16..).zip(groups.pairs()).fold(X::ZERO, |wins, (pair, (i, j))| match item {
-                    _ if i == item => wins.plus(value(pair)),
-                    _ if j == item => wins.minus(value(pair)),
-                    _ => wins,
-                });
-                emit(item.into(), wins);
-            }
+        Combination::Last => (0u32..).zip(first..items).for_each(|(element, item)| emit(element, value(item))),
+        Combination::Wins => (0..items).for_each(|item| emit(item.into(), wins(item))),
+        Combination::Tournament => {
+            let bits = (0..Groups([first, 0]).pair_count()).rev();
+            emit(0, bits.fold(X::ZERO, |number, pair| number.plus(number).plus(value(pair))));
+            (1u32..).zip(first..items).for_each(|(element, item)| emit(element, wins(item)));
         }
     }
 }
@@ -44,9 +46,11 @@ pub fn held<'a, X>(combine: &Combine, arena: &'a [X]) -> &'a [X] {
 /// public `scores` for differences; for wins, one for each lost comparison's complement.
 #[must_use]
 pub fn constant(combine: &Combine, index: u32, scores: &[i32]) -> i32 {
+    let lost = |item: u32| combine.groups.pairs().filter(|(_, j)| u32::from(*j) == item).count() as i32;
     match combine.combination {
         Combination::Last => 0,
-        Combination::Wins => combine.groups.pairs().filter(|(_, j)| u32::from(*j) == index).count() as i32,
+        Combination::Wins => lost(index),
+        Combination::Tournament => index.checked_sub(1).map_or(0, |item| lost(item + u32::from(combine.groups.0[0]))),
         Combination::Differences => {
             let score = |item: u16| scores.get(usize::from(item)).copied().unwrap_or(0);
             combine.groups.pairs().nth(index as usize).map_or(0, |(i, j)| score(i).saturating_sub(score(j)))

@@ -24,8 +24,21 @@ pub fn value(table: Table, tables: &[i16], index_bits: u8, index: i32) -> i32 {
         }
         Table::Sign => i32::from(index >= 0),
         Table::Equals(wanted) => i32::from(index == i32::from(wanted)),
+        Table::Winner(items) => winner(items, index as u32),
         Table::Identity => index,
     }
+}
+
+/// The first of `items` items that lost no pair of the tournament, or 0.
+fn winner(items: u16, tournament: u32) -> i32 {
+    let lost = |item: u16| {
+        let pairs = (0..items).flat_map(|first| (first + 1..items).map(move |second| (first, second)));
+        pairs.zip(0..).any(|((first, second), pair)| {
+            let loser = if tournament.checked_shr(pair).is_some_and(|rest| rest & 1 == 1) { second } else { first };
+            loser == item
+        })
+    };
+    (0..items).find(|item| !lost(*item)).map_or(0, i32::from)
 }
 
 /// The dealer's entries of one element, before the pads. `function` holds the function's `2^n`

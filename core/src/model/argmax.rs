@@ -1,15 +1,22 @@
 //! The argmax under sharing, in two round trips, of one group of items or of two at once.
 //!
-//! A sign table on all pairwise differences, whose sums are the wins, and a table that asks for a
-//! full score of wins. The differences are opened without a shift, so the comparisons are exact:
-//! they are consistent with each other and exactly one item of a group wins. Of equal items the first
-//! wins.
+//! A sign table on all pairwise differences, and a table on what the signs say: for a one-hot, each
+//! item's wins and whether they are a full score; for an index, the group's whole tournament at once,
+//! which is one element that no party can turn into more than one of the items. The differences are
+//! opened without a shift, so the comparisons are exact: they are consistent with each other and
+//! exactly one item of a group wins. Of equal items the first wins.
 
 use crate::circuit::{Circuit, Combination, Combine, Groups, Lookup, Operand, Party, Table, Wire};
-use crate::spec::{MAX_LABELS, MAX_MODELS, Opening};
+use crate::routing::MAX_PRIVATE_MODELS;
+use crate::spec::{MAX_LABELS, MAX_MODELS, MAX_TABLE_BITS, Opening};
 
 const DIFFERENCE: Opening = Opening { shift: 0, index_bits: 11 };
 const _: () = assert!(MAX_MODELS as u16 <= MAX_LABELS && MAX_LABELS < 1 << 14);
+const _: () = assert!(
+    Groups::one(MAX_PRIVATE_MODELS as u16).pair_count() < MAX_TABLE_BITS as u16
+        && MAX_PRIVATE_MODELS <= 1 << INDEX_BITS
+        && ONE_HOT_BITS <= INDEX_BITS
+);
 
 /// Signed bits of what is compared, public scores included: differences have one more.
 pub(crate) const COMPARED_BITS: u8 = DIFFERENCE.index_bits - 1;
@@ -17,6 +24,8 @@ pub(crate) const COMPARED_BITS: u8 = DIFFERENCE.index_bits - 1;
 pub(crate) const ITEM_BITS: u8 = DIFFERENCE.bits();
 /// Bits of a one-hot: 0 and 1, read as signed.
 pub(crate) const ONE_HOT_BITS: u8 = 2;
+/// Bits of an index.
+const INDEX_BITS: u8 = 3;
 
 /// The one-hots of the largest of each group of `wire`; the server learns the first `opened`
 /// elements.
@@ -26,17 +35,43 @@ pub(crate) fn argmax<P: Party>(
     groups: Groups,
     opened: u16,
 ) -> Result<Wire, P::Error> {
-    // As many bits as hold all wins but one with a sign.
-    let most = groups.largest().saturating_sub(1);
-    let wins = Opening { shift: 0, index_bits: (u16::BITS - most.leading_zeros()) as u8 + 1 };
-    let combine = |wire, combination| Operand::Combine(Combine { wire, combination, groups });
-    let signs = circuit.table(combine(wire, Combination::Differences), DIFFERENCE, Table::Sign, wins.bits())?;
+    let opening = Opening { shift: 0, index_bits: win_bits(groups.largest()) };
     let [first, rest] = groups.0;
-    let full = Lookup {
-        first: Table::Equals(first.saturating_sub(1)),
-        split: first.into(),
-        rest: Table::Equals(rest.saturating_sub(1)),
-        opened: opened.into(),
-    };
-    circuit.table(combine(signs, Combination::Wins), wins, full, ONE_HOT_BITS)
+    let lookup = Lookup { first: full(first), split: first.into(), rest: full(rest), opened: opened.into() };
+    decide(circuit, wire, groups, Combination::Wins, opening, lookup, ONE_HOT_BITS)
+}
+
+/// The index of the largest of the first group, of at most [`MAX_PRIVATE_MODELS`] items, which the
+/// server learns; and behind it the one-hot of the other group.
+pub(crate) fn open_index<P: Party>(circuit: &mut Circuit<'_, P>, wire: Wire, groups: Groups) -> Result<Wire, P::Error> {
+    let [first, rest] = groups.0;
+    // With a sign that is always 0.
+    let tournament = Groups::one(first).pair_count() as u8 + 1;
+    let opening = Opening { shift: 0, index_bits: tournament.max(win_bits(rest)) };
+    let lookup = Lookup { first: Table::Winner(first), split: 1, rest: full(rest), opened: 1 };
+    decide(circuit, wire, groups, Combination::Tournament, opening, lookup, INDEX_BITS)
+}
+
+/// Bits that hold all wins but one of `items` items, with a sign.
+const fn win_bits(items: u16) -> u8 {
+    (u16::BITS - items.saturating_sub(1).leading_zeros()) as u8 + 1
+}
+
+/// Whether an item of `items` has won against all others.
+const fn full(items: u16) -> Table {
+    Table::Equals(items.saturating_sub(1))
+}
+
+fn decide<P: Party>(
+    circuit: &mut Circuit<'_, P>,
+    wire: Wire,
+    groups: Groups,
+    combination: Combination,
+    opening: Opening,
+    lookup: Lookup,
+    bits: u8,
+) -> Result<Wire, P::Error> {
+    let differences = Operand::Combine(Combine { wire, combination: Combination::Differences, groups });
+    let signs = circuit.table(differences, DIFFERENCE, Table::Sign, opening.bits())?;
+    circuit.table(Operand::Combine(Combine { wire: signs, combination, groups }), opening, lookup, bits)
 }

@@ -9,6 +9,7 @@ use core::fmt;
 
 use heapless::Vec;
 use rand_core::TryCryptoRng;
+use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 use zeroize::Zeroize;
 
 use crate::channel::{Channel, ChannelError, Link, PublicKey, StaticSecret, buffer_bytes};
@@ -16,6 +17,7 @@ use crate::circuit::{CircuitError, Program, SLOTS, Slot};
 use crate::device::{self, DeviceError, Offline, Online, Outgoing, Step};
 use crate::error::BufferError;
 use crate::keys::DeviceSeeds;
+use crate::routing::Routing;
 use crate::spec::{PoolSpec, SpecError};
 
 use super::counters::{CounterError, Counters, MAX_COUNTER_SKIP};
@@ -54,6 +56,8 @@ pub struct DeviceIdentity<'k> {
     pub server: PublicKey,
     /// Seeds shared with dealer and server.
     pub seeds: &'k DeviceSeeds,
+    /// The least private routing that it takes part in: a pool whose router leaks more is refused.
+    pub routing: Routing,
 }
 
 /// What a device asks for.
@@ -77,6 +81,9 @@ pub enum Event {
     Prepared(Slot),
     /// The router chose this model; its answer follows by itself.
     Routed(Slot),
+    /// The router chose this model and told this device alone; the session is idle. What is asked for next
+    /// must not depend on it, or the server learns it: see [`crate::quota`].
+    Advised(Slot),
     /// The answer is in [`DeviceSession::logits`].
     Answer,
     /// The server refused the request; the session goes on.
@@ -92,6 +99,13 @@ pub enum SessionError {
     Channel(ChannelError),
     /// The server's pool is not valid.
     Spec(SpecError),
+    /// The server's pool has a less private routing than this device takes part in.
+    Routing {
+        /// The pool's.
+        offered: Routing,
+        /// The least private one that is accepted.
+        least: Routing,
+    },
     /// A buffer is too small for this pool or program.
     Buffer(BufferError),
     /// The counter store failed.
@@ -169,6 +183,9 @@ impl fmt::Display for SessionError {
         match self {
             Self::Channel(error) => error.fmt(f),
             Self::Spec(error) => error.fmt(f),
+            Self::Routing { offered, least } => {
+                write!(f, "the pool's routing is {offered}, this device takes part in {least} or more private: refused")
+            }
             Self::Buffer(error) => error.fmt(f),
             Self::Counters(error) => error.fmt(f),
             Self::Device(error) => error.fmt(f),
@@ -231,7 +248,7 @@ impl State {
     fn awaits_route(&self) -> bool {
         match self {
             Self::AwaitRoute => true,
-            Self::Inferring { router, online, .. } => *router && online.awaits_reveal(),
+            Self::Inferring { router, online, .. } => *router && online.awaits_route(),
             _ => false,
         }
     }
@@ -251,6 +268,7 @@ pub struct DeviceSession<'b, C> {
     work: &'b mut [u32],
     input: &'b mut [i16],
     seeds: DeviceSeeds,
+    least: Routing,
     counters: C,
     tile: u16,
     state: State,
@@ -286,6 +304,7 @@ impl<'b, C: Counters> DeviceSession<'b, C> {
             work,
             input,
             seeds: identity.seeds.clone(),
+            least: identity.routing,
             counters,
             tile: tile.max(1),
             state: State::Connecting,
@@ -351,7 +370,8 @@ impl<'b, C: Counters> DeviceSession<'b, C> {
         self.start()
     }
 
-    /// Answers a private input: by the model that the router picks, or by one model.
+    /// Answers a private input: by the model that the router picks, or by one model. A router that tells this
+    /// device alone ends in [`Event::Advised`] instead.
     ///
     /// # Errors
     /// [`SessionError`]. Before anything was sent the session stays as it was.
@@ -536,7 +556,7 @@ impl<'b, C: Counters> DeviceSession<'b, C> {
             Arrived::Frame { kind: FRAME_CONTROL, .. } => self.control(),
             Arrived::Frame { kind: FRAME_DATA, len } => match &self.state {
                 // A router's own answer follows its route.
-                State::Inferring { router: true, online, .. } if online.awaits_reveal() => Err(SessionError::Frame),
+                State::Inferring { router: true, online, .. } if online.awaits_route() => Err(SessionError::Frame),
                 State::Inferring { online, .. } if len > 0 && len == online.inbound().min(FRAME_PAYLOAD) => {
                     self.used = Some(0);
                     self.pump()
@@ -568,6 +588,9 @@ impl<'b, C: Counters> DeviceSession<'b, C> {
     fn welcome(&mut self) -> Result<(), SessionError> {
         let (pool, fingerprint) = self.pool.as_mut().ok_or(SessionError::Control)?;
         pool.validate()?;
+        if pool.router.is_some() && pool.routing.leak() > self.least.leak() {
+            return Err(SessionError::Routing { offered: pool.routing, least: self.least });
+        }
         *fingerprint = pool.fingerprint()?;
         let known = |stock: &SlotStock| pool.slots().any(|slot| slot == stock.slot);
         if self.stock.iter().all(known) { Ok(()) } else { Err(SessionError::Control) }
@@ -598,7 +621,7 @@ impl<'b, C: Counters> DeviceSession<'b, C> {
                 Ok(Some(Event::Prepared(slot)))
             }
             (Heard::Route(Route { slot: slot @ Slot::Model(0), .. }), State::Inferring { router, online, .. })
-                if *router && online.awaits_reveal() =>
+                if *router && online.awaits_route() =>
             {
                 *router = false;
                 Ok(Some(Event::Routed(slot)))
@@ -669,7 +692,17 @@ impl<'b, C: Counters> DeviceSession<'b, C> {
                         Step::Input if left == 0 => return Ok(None),
                         Step::Input => return Err(SessionError::Frame),
                         Step::Done if router => {
-                            self.state = State::AwaitRoute;
+                            let (routing, models) =
+                                self.pool.as_ref().map(|(pool, _)| (pool.routing, pool.models.len())).unzip();
+                            if routing != Some(Routing::Device) {
+                                self.state = State::AwaitRoute;
+                                continue;
+                            }
+                            let model = first_one(self.work.get(..models.unwrap_or(0)).unwrap_or(&[]));
+                            self.input.zeroize();
+                            self.work.zeroize();
+                            self.state = State::Idle;
+                            return Ok(Some(Event::Advised(Slot::Model(model))));
                         }
                         Step::Done => {
                             self.classes = self.pool.as_ref().map_or(0, |(pool, _)| usize::from(pool.classes));
@@ -696,6 +729,17 @@ impl<'b, C: Counters> DeviceSession<'b, C> {
         let len = message.to_bytes(self.channel.outgoing()?).map_err(|_| SessionError::Control)?;
         Ok(self.channel.seal(FRAME_CONTROL, len)?)
     }
+}
+
+/// The place of the first 1, or 0: always a model, since an error would tell the server about what it revealed.
+fn first_one(one_hot: &[u32]) -> u8 {
+    let (mut place, mut found) = (0, Choice::from(0));
+    for (index, word) in (0u8..).zip(one_hot) {
+        let one = word.ct_eq(&1);
+        place.conditional_assign(&index, one & !found);
+        found |= one;
+    }
+    place
 }
 
 impl<C> Drop for DeviceSession<'_, C> {

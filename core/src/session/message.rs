@@ -151,6 +151,12 @@ pub enum Refusal {
     Store,
     /// The pool has changed since the session began: connect again.
     PoolChanged,
+    /// The server gives this device no more answers.
+    QueryBudget,
+    /// The dealer deals this device no more private routes: their epsilons add up to its budget.
+    PrivacyBudget,
+    /// The pool routes openly, and this device has a budget of privacy.
+    Routing,
 }
 
 impl fmt::Display for Refusal {
@@ -177,6 +183,11 @@ impl fmt::Display for Refusal {
             Self::Dealer => f.write_str("the server cannot reach its dealer: try again later"),
             Self::Store => f.write_str("the server's stock store failed: try again later"),
             Self::PoolChanged => f.write_str("the server's pool changed: connect again"),
+            Self::QueryBudget => f.write_str("this device's answers are used up"),
+            Self::PrivacyBudget => {
+                f.write_str("this device's privacy budget is used up: its routes would tell too much")
+            }
+            Self::Routing => f.write_str("the pool routes openly, which this device's privacy budget does not allow"),
         }
     }
 }

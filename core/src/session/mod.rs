@@ -12,7 +12,7 @@
 //! | `Prepare`, corrections | | offline, per inference |
 //! | | `Prepared` | |
 //! | `Infer`, masked input | | then the gates' messages, in turn |
-//! | | `Route` | after a router: the model chosen, answered by the masked input |
+//! | | `Route` | after a router, but for one that tells the device alone: the model chosen, answered by the masked input |
 //! | | `Refused` | at any of the server's turns; ends the request, not the session |
 //!
 //! The server refuses only when it has taken the device's whole message: a device that is refused while

@@ -12,6 +12,7 @@ use secure_router_core::device::{self, Offline, Online, Outgoing, Step};
 use secure_router_core::keys::{DealerKeys, DealerSeeds, DeviceSeeds, Seed, server_key, weight_key};
 use secure_router_core::prg::{Purpose, Stream, StreamId};
 use secure_router_core::ring::low_bits;
+use secure_router_core::routing::Routing;
 use secure_router_core::server::{self, Server, Stock, Turn};
 
 /// A program with its secrets.
@@ -94,7 +95,8 @@ pub fn deal(secret: &Secret, seeds: &Seeds, counter: u64) -> Vec<u8> {
     let parameters = MaskedParameters { weights: &masked, tables: &secret.tables };
     let mut work = vec![0; dealer::work_words(&secret.program).unwrap()];
     let mut stock = vec![0; secret.program.layout().unwrap().stock as usize];
-    let bytes = dealer::deal(&secret.program, &seeds.dealer_keys(counter), &parameters, &mut work, &mut stock).unwrap();
+    let (keys, mut rng) = (seeds.dealer_keys(counter), peer::Seeded(counter));
+    let bytes = dealer::deal(&secret.program, &keys, &parameters, &mut rng, &mut work, &mut stock).unwrap();
     assert_eq!(bytes, stock.len());
     stock
 }
@@ -134,7 +136,7 @@ pub fn run(
         match server.turn() {
             Turn::Done => break,
             Turn::Send(message) => {
-                outcome.choice = server.choice().ok();
+                outcome.choice = server.choice().ok().flatten();
                 let mut bytes = vec![0; message.bytes()];
                 let sent = server.send(&mut bytes).unwrap();
                 assert_eq!(sent, message.bytes());
@@ -156,12 +158,13 @@ pub fn run(
         done = advance(&mut online, input, &mut work, &mut pending, &mut tx, &mut filled, &mut from_device);
     }
     assert!(pending.is_empty() && from_device.is_empty());
-    let answers = match program {
+    let revealed = match program {
+        Program::Router { routing: Routing::Device, models, .. } => models,
         Program::Router { spec, .. } => spec.answers,
         Program::Model { classes, .. } => classes,
     };
-    outcome.choice = outcome.choice.or(server.choice().ok());
-    outcome.logits = work.iter().take(usize::from(answers)).map(|word| *word as i32).collect();
+    outcome.logits = work.iter().take(usize::from(revealed)).map(|word| *word as i32).collect();
+    outcome.choice = outcome.choice.or_else(|| server.choice().unwrap());
     outcome
 }
 

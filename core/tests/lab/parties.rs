@@ -294,7 +294,7 @@ async fn deal_for(world: Rc<World>, fixture: &'static Fixture, registry: Registr
                         let mut work = vec![0; dealer::work_words(program).unwrap()];
                         let mut stock = vec![0; program.layout().unwrap().stock as usize];
                         let keys = fixture.seeds(slot).dealer_keys(counter);
-                        dealer::deal(program, &keys, &parameters, &mut work, &mut stock).unwrap();
+                        dealer::deal(program, &keys, &parameters, &mut random(&world), &mut work, &mut stock).unwrap();
                         link.queue(FRAME_CONTROL, &encode(&Tell::Dealt { bytes: stock.len() as u64 }))?;
                         link.queue_message(FRAME_DATA, &stock, DEALER_FRAME)?;
                     }
@@ -583,10 +583,7 @@ impl Service {
                 }
             }
         }
-        match program {
-            Program::Router { .. } => Ok(Some(run.choice()?)),
-            Program::Model { .. } => Ok(None),
-        }
+        Ok(run.choice()?)
     }
 }
 

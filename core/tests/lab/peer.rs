@@ -10,6 +10,7 @@ use secure_router_core::circuit::{Program, Slot};
 use secure_router_core::cost::router_scores;
 use secure_router_core::keys::{DeviceSeeds, server_key};
 use secure_router_core::rand_core::{TryCryptoRng, TryRng};
+use secure_router_core::routing::Routing;
 use secure_router_core::server::{Server, Stock, Turn, work_words};
 use secure_router_core::session::{
     Control, CounterError, Counters, DeviceIdentity, DeviceMemory, DeviceSession, Event, FRAME_CONTROL, FRAME_DATA,
@@ -79,6 +80,7 @@ pub fn pool() -> PoolSpec {
         input_frac: 4,
         classes: 5,
         output: secure_router_core::spec::Output::Logits,
+        routing: Routing::Open,
         models: models.into_iter().collect(),
         router: Some(RouterSpec { trunk, utility: opening(8, 8), answers: 0 }),
     };
@@ -108,6 +110,10 @@ pub struct Fixture {
 
 impl Fixture {
     pub fn new(pool: PoolSpec) -> &'static Self {
+        Box::leak(Box::new(Self::build(pool)))
+    }
+
+    pub fn build(pool: PoolSpec) -> Self {
         let seeds = Seeds::fixed(3);
         let programs = pool
             .slots()
@@ -123,14 +129,14 @@ impl Fixture {
                 (slot, secret)
             })
             .collect();
-        Box::leak(Box::new(Self {
+        Self {
             fingerprint: pool.fingerprint().unwrap(),
             pool,
             device: StaticSecret::generate(&mut Seeded(1)).unwrap(),
             server: StaticSecret::generate(&mut Seeded(2)).unwrap(),
             seeds: DeviceSeeds { dealer: seeds.device_dealer, server: seeds.device_server },
             programs,
-        }))
+        }
     }
 
     pub fn shared() -> &'static Self {
@@ -152,7 +158,8 @@ impl Fixture {
     }
 
     pub fn identity(&self) -> DeviceIdentity<'_> {
-        DeviceIdentity { secret: &self.device, server: self.server.public_key(), seeds: &self.seeds }
+        let server = self.server.public_key();
+        DeviceIdentity { secret: &self.device, server, seeds: &self.seeds, routing: Routing::Open }
     }
 
     pub fn input(&self, seed: i16) -> Vec<i16> {
@@ -498,7 +505,7 @@ impl Peer {
         let mut messages = Vec::new();
         let (mut choice, mut own) = (None, false);
         while let Turn::Send(message) = server.turn() {
-            if let Ok(chosen) = server.choice() {
+            if let Ok(Some(chosen)) = server.choice() {
                 choice = Some(chosen);
                 own = self.fixture.pool.router_answers(chosen);
                 if !own {
@@ -510,7 +517,7 @@ impl Peer {
             messages.push(bytes);
         }
         let done = server.turn() == Turn::Done || choice.is_some();
-        let choice = choice.or(server.choice().ok());
+        let choice = choice.or(server.choice().ok().flatten());
         if own {
             self.chosen = choice;
             if !self.hide_route {

@@ -16,6 +16,10 @@ pub trait Tamper {
     fn corrections(&mut self, corrections: &mut Vec<u8>) {
         let _ = corrections;
     }
+    /// The server's stock item, before it is used.
+    fn stock(&mut self, stock: &mut Vec<u8>) {
+        let _ = stock;
+    }
     /// The device's message of this number, before it goes.
     fn up(&mut self, number: usize, message: &mut Vec<u8>) {
         let _ = (number, message);
@@ -54,6 +58,7 @@ pub fn run(
     let mut corrections = offline(secret, seeds, counter, 1024, 4);
     tamper.corrections(&mut corrections);
     let mut view = View { stock: deal(secret, seeds, counter), corrections, ..View::default() };
+    tamper.stock(&mut view.stock);
     let device_seeds = DeviceSeeds { dealer: seeds.device_dealer.clone(), server: seeds.device_server.clone() };
     let keys = device_seeds.keys(&seeds.pool, seeds.slot, counter);
     let mut work = vec![0; device::work_words(&program, 4).unwrap()];

@@ -12,6 +12,7 @@ use crate::task::Task;
 use crate::train::Recipe;
 use anyhow::{Context, Result, anyhow};
 use rayon::prelude::*;
+use secure_router_core::routing::Routing;
 use secure_router_core::session::LinkProfile;
 use secure_router_core::spec::{Output, PoolSpec, RouterSpec};
 use std::collections::HashMap;
@@ -184,6 +185,7 @@ pub(crate) fn assemble(train: &Dataset, task: &Task, programs: Vec<Integers>) ->
         input_frac: INPUT_FRAC,
         classes: train.classes.len().try_into()?,
         output: Output::Label,
+        routing: Routing::Open,
         models: task.models.iter().map(Recipe::named).collect::<Result<_>>()?,
         router: Some(RouterSpec {
             trunk: task.router.spec()?,

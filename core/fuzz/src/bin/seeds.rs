@@ -5,6 +5,7 @@ use std::path::Path;
 
 use bench::{SLOTS, pool, server_frames};
 use secure_router_core::circuit::Slot;
+use secure_router_core::routing::Routing;
 use secure_router_core::session::{
     Control, Hello, Infer, LinkProfile, Prepare, PreparedStock, Refusal, Route, SlotStock, ToDevice, ToServer, Welcome,
 };
@@ -22,7 +23,7 @@ fn encoded<M: Control>(message: &M) -> Vec<u8> {
 }
 
 fn main() {
-    let spec = pool();
+    let spec = pool(Routing::Open);
     let mut buffer = [0; 512];
     let bytes = spec.to_bytes(&mut buffer).expect("fits").to_vec();
     put("spec", "pool", &bytes);
@@ -53,7 +54,7 @@ fn main() {
     for (index, slot) in (0u8..).zip(&SLOTS[..4]) {
         let mut steps = vec![3, 0, 0, 0, 10, index, 0, 2, index, 10, 11, index, 5];
         let answers = |steps: &mut Vec<u8>, slot| {
-            for frame in server_frames(slot) {
+            for frame in server_frames(slot, Routing::Open) {
                 // Zeros, since padding must be; and something else where there is none.
                 steps.extend([5, 0, 0, u8::from(frame.is_multiple_of(FULL)) * 9]);
             }
