@@ -175,7 +175,7 @@ impl Device {
     /// # Errors
     /// The session's, or a refusal.
     pub async fn infer(&mut self, slot: Slot, input: &[i16]) -> Result<(usize, Slot)> {
-        self.session.infer(Request { slot, lambda: 64, link: LinkProfile::UART }, input)?;
+        self.session.infer(Request { slot, lambda: 0, link: LinkProfile::UART }, input)?;
         let mut model = slot;
         loop {
             match self.event().await? {

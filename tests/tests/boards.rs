@@ -293,7 +293,7 @@ fn desktop(bench: &Bench) -> (Transcript, Vec<Answered>) {
                     assert_eq!(driver::run(&mut link, &mut session).unwrap(), Event::Prepared(slot));
                 }
             }
-            session.infer(Request { slot, lambda: 64, link: LinkProfile::UART }, input).unwrap();
+            session.infer(Request { slot, lambda: 0, link: LinkProfile::UART }, input).unwrap();
             let mut model = slot;
             loop {
                 match driver::run(&mut link, &mut session).unwrap() {
