@@ -89,8 +89,9 @@ pub(crate) fn operate(cases: &[Case], prices: &Prices, lambda: u16) -> Result<Op
     Ok(Operation { lambda, accuracy: right as f64 / n, shares, time, cost: time / prices.dearest() })
 }
 
-/// Accuracy that the recommended `lambda` may give up against the largest model.
-const TOLERANCE: f64 = 0.004;
+/// Accuracy that the recommended `lambda` may give up against the largest model: half of the half point
+/// that is worth mentioning, the other half being the noise of a small validation.
+const TOLERANCE: f64 = 0.0025;
 
 /// Operations over a grid of lambdas, dearest first; of equal ones the first.
 pub(crate) fn operations(cases: &[Case], prices: &Prices) -> Result<Vec<Operation>> {
