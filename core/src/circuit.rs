@@ -736,6 +736,12 @@ impl Program {
         }
     }
 
+    /// Whether a run, or the run that it leads to, ends in an answer: not if the device alone is told a route.
+    #[must_use]
+    pub const fn leads_to_answer(&self) -> bool {
+        !matches!(self, Self::Router { routing: Routing::Device, .. })
+    }
+
     /// Whether a router gives the first model's answer: not when the server must not learn the choice.
     #[must_use]
     pub const fn answers(&self) -> bool {

@@ -16,6 +16,7 @@ use secure_router::provision;
 use secure_router::server::Record;
 use secure_router_core::circuit::{Program, Slot};
 use secure_router_core::cost::{Cost, router_scores};
+use secure_router_core::routing::Routing;
 use secure_router_core::session::LinkProfile;
 use secure_router_core::spec::{ModelSpec, PoolSpec};
 use serde::Serialize;
@@ -54,6 +55,9 @@ pub(crate) struct Demo {
     /// Answers are logits instead of labels.
     #[arg(long)]
     logits: bool,
+    /// Who learns the router's choice: open, private:EPSILON or device (which then hides it: every model runs).
+    #[arg(long, default_value = "open", value_parser = crate::policy::routing)]
+    routing: Routing,
     /// Write the figures to this file as JSON.
     #[arg(long)]
     json: Option<PathBuf>,
@@ -128,7 +132,11 @@ struct Case {
 impl Demo {
     pub(crate) fn run(self) -> Result<()> {
         let pool = Pool::load(&self.pool)?;
-        let pool = if self.logits { pool.with_logits() } else { pool };
+        let pool = if self.logits { pool.with_logits() } else { pool }.with_routing(self.routing)?;
+        ensure!(
+            self.routing != Routing::Device || self.device.is_none(),
+            "a board does not hide routes: leave out --device or --routing device"
+        );
         let examples = Examples::load(&self.inputs, pool.spec.input_len)?;
         let total = examples.inputs.len();
         let count = if self.all { total } else { self.count };
@@ -203,6 +211,7 @@ impl Demo {
             party("serve")
                 .args(["--listen=127.0.0.1:0", "--dealer", &dealer_address])
                 .args(self.logits.then_some("--logits"))
+                .arg(format!("--routing={}", self.routing))
                 .arg("--keys")
                 .arg(server_keys)
                 .arg("--pool")
@@ -216,31 +225,37 @@ impl Demo {
             "dealer on {dealer_address}, server on {server_address}, {count} inputs to each of {} programs",
             slots.len()
         );
-        let mut device = party("device");
-        device.args(["--json", "--server", &server_address, "--keys"]).arg(device_keys);
-        device.arg("--counters").arg(directory.join("counters")).arg("--inputs").arg(&self.inputs);
-        device.arg(format!("--count={count}")).arg(format!("--step={step}")).arg(format!("--lambda={lambda}"));
-        device.arg(format!("--link={},{}", self.link.bytes_per_second, f64::from(self.link.round_trip_us) / 1e3));
-        for slot in slots {
-            device.arg("--program").arg(slot_name(&pool.spec, *slot));
-        }
-        if let Some(board) = self.device {
-            device.arg(format!("--device=qemu:{}", board.name));
-        }
-        let (mut device, lines) = Process::start(&mut device)?;
-
         let scores = router_scores(&pool.spec, lambda, Self::allowed(slots), &self.link)?;
         let bar = progress((count * slots.len()) as u64);
         let mut cases = Vec::with_capacity(count * slots.len());
-        for line in lines.lines() {
-            let answer: Answer =
-                serde_json::from_str(&line?).context("the device said something else than an answer")?;
-            cases.push(case(pool, examples, &scores, answer)?);
-            bar.inc(1);
+        // Routes that are to be hidden are asked for on their own.
+        let hides = |slot: &Slot| *slot == Slot::Router && self.routing == Routing::Device;
+        let (hidden, plain): (Vec<Slot>, Vec<Slot>) = slots.iter().partition(|slot| hides(slot));
+        for slots in [plain, hidden].iter().filter(|slots| !slots.is_empty()) {
+            let mut device = party("device");
+            device.args(["--json", "--server", &server_address, "--keys"]).arg(&device_keys);
+            device.arg("--counters").arg(directory.join("counters")).arg("--inputs").arg(&self.inputs);
+            device.arg(format!("--count={count}")).arg(format!("--step={step}")).arg(format!("--lambda={lambda}"));
+            device.arg(format!("--link={},{}", self.link.bytes_per_second, f64::from(self.link.round_trip_us) / 1e3));
+            if slots.iter().any(hides) {
+                device.arg("--hidden");
+            } else {
+                slots.iter().for_each(|slot| _ = device.arg("--program").arg(slot_name(&pool.spec, *slot)));
+            }
+            if let Some(board) = self.device {
+                device.arg(format!("--device=qemu:{}", board.name));
+            }
+            let (mut device, lines) = Process::start(&mut device)?;
+            for line in lines.lines() {
+                let answer: Answer =
+                    serde_json::from_str(&line?).context("the device said something else than an answer")?;
+                cases.push(case(pool, examples, &scores, answer)?);
+                bar.inc(1);
+            }
+            let status = device.0.wait()?;
+            ensure!(status.success(), "the device process failed");
         }
         bar.finish_and_clear();
-        let status = device.0.wait()?;
-        ensure!(status.success(), "the device process failed");
         ensure!(cases.len() == count * slots.len(), "the device gave {} answers", cases.len());
         count_trips(&pool.spec, &records, &mut cases)?;
         Ok(cases)
@@ -264,7 +279,10 @@ impl Demo {
             .filter(|_| pool.spec.router.is_some())
             .map(|index| Ok(Cost::routed(&pool.spec, index, self.tile())?))
             .collect::<Result<Vec<_>>>()?;
+        // A hidden route: the router and every model, each asked for.
+        let hidden = costs.iter().fold(Cost::default(), |sum, (_, cost)| sum.plus(cost));
         let used = |case: &Case| match case.model {
+            _ if case.slot == Slot::Router && self.routing == Routing::Device => hidden,
             Slot::Model(index) if case.slot == Slot::Router => routed[usize::from(index)],
             _ => cost(case.slot),
         };
@@ -358,7 +376,11 @@ fn case(pool: &Pool, examples: &Examples, scores: &[i32], answer: Answer) -> Res
     let slot = pool.slot(&answer.program).context("no such program")?;
     let model = pool.slot(&answer.model).context("no such model")?;
     let reference_model = if slot == Slot::Router {
-        let winner = pool.reference(slot, input, scores)?.iter().position(|one| *one == 1);
+        let choice = pool.reference(slot, input, scores)?;
+        let winner = match pool.spec.routing {
+            Routing::Private { .. } => choice.first().map(|index| *index as usize),
+            Routing::Open | Routing::Device => choice.iter().position(|one| *one == 1),
+        };
         Slot::Model(winner.context("the reference's router chose nothing")? as u8)
     } else {
         slot
@@ -374,7 +396,12 @@ fn count_trips(pool: &PoolSpec, records: &Path, cases: &mut [Case]) -> Result<()
     let text = std::fs::read_to_string(records).context("the server left no records")?;
     let mut records = text.lines();
     for case in cases {
-        let programs = if case.slot == case.model || pool.router_answers(case.model) { 1 } else { 2 };
+        let programs = match pool.routing {
+            _ if case.slot == case.model => 1,
+            Routing::Device => pool.slots().count(),
+            _ if pool.router_answers(case.model) => 1,
+            _ => 2,
+        };
         for _ in 0..programs {
             let record: Record = serde_json::from_str(records.next().context("the server left too few records")?)?;
             case.half_trips += record.half_trips;

@@ -129,7 +129,8 @@ impl Pool {
         self.spec.slots().find(|slot| slot_name(&self.spec, *slot) == name)
     }
 
-    /// The clear-text reference, rounding to nearest: logits, or the router's one-hot.
+    /// The clear-text reference, rounding to nearest: logits, or the router's one-hot, which private
+    /// routing opens as an index.
     ///
     /// # Errors
     /// [`clear::ClearError`], and a slot that the pool does not have.

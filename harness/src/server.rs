@@ -23,7 +23,7 @@ use crate::dealer::{Deal, DealError, DealRefusal, DealerHandle};
 use crate::link::{Link, LinkError, accept};
 use crate::pool::{Pool, slot_name};
 use crate::provision::{ServerDevice, ServerFile, random};
-use crate::stock::{Item, StockError, Store};
+use crate::stock::{Charge, Item, StockError, Store};
 
 const BUFFER: usize = buffer_bytes(FRAME_PAYLOAD);
 
@@ -212,7 +212,7 @@ impl Service {
     ) -> Result<(), Ended> {
         let scores = router_scores(&self.pool.spec, infer.lambda, infer.allowed, &infer.link)?;
         // A router that has answered itself leaves nothing to run.
-        let chosen = self.program(link, key, device, infer.slot, infer.counter, &scores, 0).await?;
+        let chosen = self.program(link, key, device, infer.slot, infer.counter, &scores, false).await?;
         let Some(slot) = chosen else { return Ok(()) };
         let stock = self.store.stock(key, slot).map_err(|error| refusal(&error, slot))?;
         if stock.ready == 0 {
@@ -220,12 +220,12 @@ impl Service {
         }
         say(link, &ToDevice::Route(Route { slot, counter: stock.first }))?;
         link.flush().await?;
-        self.program(link, key, device, slot, stock.first, &scores, 1).await?;
+        self.program(link, key, device, slot, stock.first, &scores, true).await?;
         Ok(())
     }
 
     /// Runs one program; of a router whose choice the server learns, returns the model that is to run
-    /// next. `half_trips` were made for it before it began.
+    /// next. `routed`: a router's run led to it, which took a message and was charged for the answer.
     #[expect(clippy::too_many_arguments, reason = "one run's whole context")]
     async fn program(
         &self,
@@ -235,13 +235,15 @@ impl Service {
         slot: Slot,
         counter: u64,
         scores: &[i32],
-        half_trips: u32,
+        routed: bool,
     ) -> Result<Option<Slot>, Ended> {
         let program = Program::of(&self.pool.spec, slot)?;
         let secrets = self.pool.secrets(slot).ok_or(Ended::Control)?;
         // Spent before a byte of the masked input is read: a link that ends inside the input leaves
         // no counter that a device put back to an old state could use for another one.
-        let spent = block_in_place(|| self.store.spend(key, slot, counter, &self.fingerprint, device.queries));
+        let free = routed || !program.leads_to_answer();
+        let charge = if free { Charge::Free } else { Charge::Answer { most: device.queries } };
+        let spent = block_in_place(|| self.store.spend(key, slot, counter, &self.fingerprint, charge));
         // The input follows the request whatever becomes of it, so it is taken even if there is no
         // item: a refusal then finds both ends between two requests.
         let input = match program.gate(0)?.and_then(|gate| gate.messages().first().copied()) {
@@ -254,21 +256,21 @@ impl Service {
         let run_key = server_key(&device.dealer_seed(), &self.fingerprint, slot, counter);
         let mut run = Server::new(program, secrets.parameters(), run_key, stock, scores, &mut work)?;
 
-        let mut meter = Meter { half_trips, ..Meter::default() };
+        let mut meter = Meter { half_trips: u32::from(routed), ..Meter::default() };
         meter.turn(true);
         meter.computing(|| run.receive(&input))?;
         let mut message = Vec::new();
-        let mut routed = false;
+        let mut own_answer = false;
         loop {
             match run.turn() {
                 Turn::Done => break,
                 // A router's own answer is for its own model only.
-                Turn::Send(next) if program.answers() && next.kind == MessageKind::Reveal && !routed => {
+                Turn::Send(next) if program.answers() && next.kind == MessageKind::Reveal && !own_answer => {
                     let Some(own) = run.choice()?.filter(|chosen| self.pool.spec.router_answers(*chosen)) else {
                         break;
                     };
                     say(link, &ToDevice::Route(Route { slot: own, counter: 0 }))?;
-                    routed = true;
+                    own_answer = true;
                 }
                 Turn::Send(next) => {
                     meter.turn(false);
@@ -285,7 +287,7 @@ impl Service {
             }
         }
         self.record(slot, &meter);
-        if routed { Ok(None) } else { Ok(run.choice()?) }
+        if own_answer { Ok(None) } else { Ok(run.choice()?) }
     }
 
     fn record(&self, slot: Slot, meter: &Meter) {

@@ -19,7 +19,7 @@ const ITEMS: TableDefinition<'_, ([u8; 32], u8, u64), &[u8]> = TableDefinition::
 const POOLS: TableDefinition<'_, ([u8; 32], u8, u64), [u8; 32]> = TableDefinition::new("pools");
 /// Device and slot to its lowest unspent and its lowest unprepared counter.
 const COUNTERS: TableDefinition<'_, ([u8; 32], u8), (u64, u64)> = TableDefinition::new("counters");
-/// Device to the model runs that were spent for it.
+/// Device to the answers that were spent on it.
 const ANSWERS: TableDefinition<'_, [u8; 32], u64> = TableDefinition::new("answers");
 
 /// The store failed or refused.
@@ -65,6 +65,18 @@ pub struct Item {
     pub correlations: Vec<u8>,
     /// The device's part.
     pub corrections: Vec<u8>,
+}
+
+/// What a run takes of its device's budget of answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Charge {
+    /// Nothing.
+    Free,
+    /// One answer, of at most so many over the device's life if there is a limit.
+    Answer {
+        /// The limit.
+        most: Option<u64>,
+    },
 }
 
 /// The store.
@@ -185,8 +197,7 @@ impl Store {
         Ok(write.commit()?)
     }
 
-    /// Takes an item out, durably: it and all before it are spent, and of a model it is one of at most `queries`
-    /// answers. A router's is not counted, but not taken out either when no answer could follow.
+    /// Takes an item out, durably: it and all before it are spent, and its `charge` is counted.
     ///
     /// # Errors
     /// [`StockError::Counter`] for a counter that is spent, [`StockError::Empty`] for one that is
@@ -197,17 +208,17 @@ impl Store {
         slot: Slot,
         counter: u64,
         pool: &[u8; 32],
-        queries: Option<u64>,
+        charge: Charge,
     ) -> Result<Item, StockError> {
         let key = (device.0, slot.code());
         let write = self.database.begin_write()?;
         let item = {
-            let mut answers = write.open_table(ANSWERS)?;
-            let given = answers.get(device.0)?.map_or(0, |given| given.value());
-            if queries.is_some_and(|queries| given >= queries) {
-                return Err(StockError::Budget);
-            }
-            if slot != Slot::Router {
+            if let Charge::Answer { most } = charge {
+                let mut answers = write.open_table(ANSWERS)?;
+                let given = answers.get(device.0)?.map_or(0, |given| given.value());
+                if most.is_some_and(|most| given >= most) {
+                    return Err(StockError::Budget);
+                }
                 answers.insert(device.0, given.saturating_add(1))?;
             }
             let mut counters = write.open_table(COUNTERS)?;
@@ -284,14 +295,14 @@ mod tests {
         prepare(&store, 0);
         prepare(&store, 1);
         assert_eq!(store.stock(&DEVICE, SLOT).unwrap(), SlotStock { slot: SLOT, first: 0, fresh: 2, ready: 2 });
-        assert!(store.spend(&DEVICE, SLOT, 0, &POOL, None).unwrap() == item(0));
-        assert!(matches!(store.spend(&DEVICE, SLOT, 0, &POOL, None), Err(StockError::Counter(0))));
+        assert!(store.spend(&DEVICE, SLOT, 0, &POOL, Charge::Free).unwrap() == item(0));
+        assert!(matches!(store.spend(&DEVICE, SLOT, 0, &POOL, Charge::Free), Err(StockError::Counter(0))));
         assert!(matches!(store.skip(&DEVICE, SLOT, 0), Err(StockError::Counter(0))));
-        assert!(matches!(store.spend(&DEVICE, SLOT, 7, &POOL, None), Err(StockError::Empty)));
+        assert!(matches!(store.spend(&DEVICE, SLOT, 7, &POOL, Charge::Free), Err(StockError::Empty)));
         drop(store);
         let store = Store::open(&directory.path().join("stock")).unwrap();
-        assert!(matches!(store.spend(&DEVICE, SLOT, 0, &POOL, None), Err(StockError::Counter(0))));
-        assert!(store.spend(&DEVICE, SLOT, 1, &POOL, None).unwrap() == item(1));
+        assert!(matches!(store.spend(&DEVICE, SLOT, 0, &POOL, Charge::Free), Err(StockError::Counter(0))));
+        assert!(store.spend(&DEVICE, SLOT, 1, &POOL, Charge::Free).unwrap() == item(1));
     }
 
     #[test]
@@ -302,7 +313,7 @@ mod tests {
             store.meet(&DEVICE, SLOT, &POOL, 2).unwrap(),
             SlotStock { slot: SLOT, first: 2, fresh: 4, ready: 2 }
         );
-        assert!(matches!(store.spend(&DEVICE, SLOT, 2, &[9; 32], None), Err(StockError::Empty)));
+        assert!(matches!(store.spend(&DEVICE, SLOT, 2, &[9; 32], Charge::Free), Err(StockError::Empty)));
         assert_eq!(
             store.meet(&DEVICE, SLOT, &[9; 32], 2).unwrap(),
             SlotStock { slot: SLOT, first: 4, fresh: 4, ready: 0 }
@@ -325,5 +336,31 @@ mod tests {
         store.skip(&DEVICE, SLOT, 1).unwrap();
         prepare(&store, 2);
         assert_eq!(store.stock(&DEVICE, SLOT).unwrap(), SlotStock { slot: SLOT, first: 0, fresh: 3, ready: 1 });
+    }
+
+    #[test]
+    fn answers_are_counted_to_the_last_over_programs_pools_and_restarts() {
+        let (directory, store) = store();
+        (0..5).for_each(|counter| prepare(&store, counter));
+        store.put(&DEVICE, Slot::Model(0), 0, &[9; 32], &item(0)).unwrap();
+        let charge = Charge::Answer { most: Some(3) };
+        store.spend(&DEVICE, SLOT, 0, &POOL, charge).unwrap();
+        // Neither what is refused nor what is free counts.
+        assert!(matches!(store.spend(&DEVICE, SLOT, 0, &POOL, charge), Err(StockError::Counter(0))));
+        assert!(matches!(store.spend(&DEVICE, SLOT, 7, &POOL, charge), Err(StockError::Empty)));
+        store.spend(&DEVICE, SLOT, 1, &POOL, Charge::Free).unwrap();
+        store.spend(&DEVICE, Slot::Model(0), 0, &[9; 32], charge).unwrap();
+        drop(store);
+        let store = Store::open(&directory.path().join("stock")).unwrap();
+        store.spend(&DEVICE, SLOT, 2, &POOL, charge).unwrap();
+        assert!(matches!(store.spend(&DEVICE, SLOT, 3, &POOL, charge), Err(StockError::Budget)));
+        // The item is still there for a higher limit.
+        assert!(matches!(store.stock(&DEVICE, SLOT), Ok(SlotStock { first: 3, ready: 2, .. })));
+        store.spend(&DEVICE, SLOT, 3, &POOL, Charge::Answer { most: Some(4) }).unwrap();
+        assert!(matches!(
+            store.spend(&DEVICE, SLOT, 4, &POOL, Charge::Answer { most: Some(4) }),
+            Err(StockError::Budget)
+        ));
+        assert!(store.spend(&DEVICE, SLOT, 4, &POOL, Charge::Answer { most: None }).is_ok());
     }
 }

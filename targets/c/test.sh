@@ -65,10 +65,11 @@ board=$scratch/board
 mkdir "$board"
 bytes() { printf "$(sed 's/../\\x&/g')"; } # hexadecimal digits to bytes
 {
-    printf SRK1
+    printf SRK2
     for key in secret server device_dealer device_server; do
         sed -n "s/.*\"$key\": \"\([0-9a-f]*\)\".*/\1/p" "$scratch/keys/device-c.json" | bytes
     done
+    printf '\377\377\377\377' # open routing
 } >"$board/device.key"
 head -c 32 /dev/urandom >"$board/entropy.bin"
 : >"$board/counters.log"

@@ -8,7 +8,7 @@ use secure_router::dealer::Dealer;
 use secure_router::device::{DriverError, FileCounters, run};
 use secure_router::link::Moved;
 use secure_router::pool::{Examples, Pool};
-use secure_router::provision::{self, DeviceFile, random};
+use secure_router::provision::{self, Budgets, DeviceFile, random};
 use secure_router::server::Service;
 use secure_router_core::circuit::Slot;
 use secure_router_core::session::{DeviceIdentity, DeviceMemory, DeviceSession, Event, LinkProfile, Request};
@@ -38,13 +38,44 @@ impl Parties {
     /// # Errors
     /// Whatever keeps them from starting.
     pub async fn start(devices: &[&str]) -> Result<Self> {
+        let unlimited: Vec<_> = devices.iter().map(|device| (*device, Budgets::default())).collect();
+        Self::start_with(&unlimited, Pool::load(POOL.as_ref())?).await
+    }
+
+    /// Starts both, for devices with budgets and of this pool.
+    ///
+    /// # Errors
+    /// Whatever keeps them from starting.
+    pub async fn start_with(devices: &[(&str, Budgets)], pool: Pool) -> Result<Self> {
         let directory = tempfile::tempdir()?;
-        for device in devices {
-            provision::provision(directory.path(), device)?;
+        for (device, budgets) in devices {
+            provision::provision_with(directory.path(), device, *budgets)?;
         }
         let (dealer_address, dealer) = start_dealer(&directory).await?;
-        let (server_address, server) = start_server(&directory, &dealer_address, Pool::load(POOL.as_ref())?).await?;
+        let (server_address, server) = start_server(&directory, &dealer_address, pool).await?;
         Ok(Self { directory, dealer, server, dealer_address, server_address })
+    }
+
+    /// Ends both and starts others over the same stores; `pool` replaces the pool.
+    ///
+    /// # Errors
+    /// Whatever keeps them from starting.
+    pub async fn restart(&mut self, pool: Pool) -> Result<()> {
+        self.stop_server().await;
+        self.stop_dealer().await;
+        let mut last = None;
+        for _ in 0..1000 {
+            // The old dealer's sessions let go of its store as they are dropped, one by one.
+            match start_dealer(&self.directory).await {
+                Ok(started) => {
+                    (self.dealer_address, self.dealer) = started;
+                    return self.restart_server(pool).await;
+                }
+                Err(error) => last = Some(error),
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+        last.map_or(Ok(()), Err)
     }
 
     /// Ends the server and starts another over the same stock; `pool` replaces its pool.
@@ -71,7 +102,9 @@ impl Parties {
     /// Ends the server.
     pub async fn stop_server(&mut self) {
         self.server.abort();
-        let _ = (&mut self.server).await;
+        if !self.server.is_finished() {
+            let _ = (&mut self.server).await;
+        }
     }
 
     /// Ends the dealer.

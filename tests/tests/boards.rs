@@ -583,7 +583,7 @@ fn bad_files_are_named(board: &str) {
         change(here.path());
         files.start_fresh(&bench.plan, bench.server()).unwrap().wait().unwrap()
     };
-    let blank = end(&|here| std::fs::write(here.join("device.key"), [0xff; 132]).unwrap());
+    let blank = end(&|here| std::fs::write(here.join("device.key"), [0xff; 136]).unwrap());
     assert_eq!(blank.code, FILES);
     assert!(blank.console.contains("device.key"), "{}", blank.console);
     let none = end(&|here| std::fs::remove_file(here.join("inputs.bin")).unwrap());

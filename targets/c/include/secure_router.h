@@ -53,7 +53,7 @@
 #define SR_FRAME_BYTES 1043
 
 // Bytes of a device's provisioning.
-#define SR_PROVISIONING_BYTES 132
+#define SR_PROVISIONING_BYTES 136
 
 // Most programs of a pool: the router and eight models.
 #define SR_PROGRAMS 9
@@ -92,6 +92,10 @@
 // The server ended the request; `sr_detail` tells why. The session goes on.
 #define SR_EVENT_REFUSED 5
 
+// The router chose the model that `sr_detail` tells and told this device alone; nothing follows by
+// itself. What is asked for next must not depend on it.
+#define SR_EVENT_ADVISED 6
+
 // No stock for this program: prepare some.
 #define SR_REFUSED_STOCK_EMPTY 1
 
@@ -109,6 +113,15 @@
 
 // The server's pool changed: connect again.
 #define SR_REFUSED_POOL_CHANGED 6
+
+// The server gives this device no more answers.
+#define SR_REFUSED_QUERY_BUDGET 7
+
+// The dealer deals this device no more private routes.
+#define SR_REFUSED_PRIVACY_BUDGET 8
+
+// The pool routes openly, and this device has a budget of privacy.
+#define SR_REFUSED_ROUTING 9
 
 // Another reason.
 #define SR_REFUSED_OTHER 99
@@ -173,6 +186,9 @@
 // The session has ended: close it and open another.
 #define SR_ERROR_CLOSED (-22)
 
+// The server's pool has a less private routing than the device takes part in.
+#define SR_ERROR_ROUTING (-23)
+
 // Another error of the session.
 #define SR_ERROR_OTHER (-99)
 
@@ -206,8 +222,9 @@ typedef struct sr_random {
 typedef struct sr_config {
   // `sizeof(sr_config)`.
   size_t size;
-  // `SR_PROVISIONING_BYTES` bytes, needed during `sr_open` only: `SRK1`, the device's secret
-  // key, the server's public key, the seeds shared with dealer and server.
+  // `SR_PROVISIONING_BYTES` bytes, needed during `sr_open` only: `SRK2`, the device's secret
+  // key, the server's public key, the seeds shared with dealer and server, and the most that a route
+  // may tell the server, in thousandths of epsilon: 4 bytes, little-endian, all 0xff for open routing.
   const uint8_t *provisioning;
   // Incoming frame.
   uint8_t *rx;

@@ -10,7 +10,7 @@ use secure_router_core::spec::MAX_NAME;
 /// Bytes of `rx` and of `tx`, each.
 pub const SR_FRAME_BYTES: usize = 1043;
 /// Bytes of a device's provisioning.
-pub const SR_PROVISIONING_BYTES: usize = 132;
+pub const SR_PROVISIONING_BYTES: usize = 136;
 /// Most programs of a pool: the router and eight models.
 pub const SR_PROGRAMS: usize = 9;
 /// The router's number. Model `i` has number `1 + i`.
@@ -64,8 +64,9 @@ pub struct sr_random {
 pub struct sr_config {
     /// `sizeof(sr_config)`.
     pub size: usize,
-    /// `SR_PROVISIONING_BYTES` bytes, needed during `sr_open` only: `SRK1`, the device's secret
-    /// key, the server's public key, the seeds shared with dealer and server.
+    /// `SR_PROVISIONING_BYTES` bytes, needed during `sr_open` only: `SRK2`, the device's secret
+    /// key, the server's public key, the seeds shared with dealer and server, and the most that a route
+    /// may tell the server, in thousandths of epsilon: 4 bytes, little-endian, all 0xff for open routing.
     pub provisioning: *const u8,
     /// Incoming frame.
     pub rx: *mut u8,

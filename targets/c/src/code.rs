@@ -18,6 +18,10 @@ pub const SR_EVENT_ANSWER: i32 = 4;
 /// The server ended the request; `sr_detail` tells why. The session goes on.
 pub const SR_EVENT_REFUSED: i32 = 5;
 
+/// The router chose the model that `sr_detail` tells and told this device alone; nothing follows by
+/// itself. What is asked for next must not depend on it.
+pub const SR_EVENT_ADVISED: i32 = 6;
+
 /// No stock for this program: prepare some.
 pub const SR_REFUSED_STOCK_EMPTY: i32 = 1;
 /// The counter is not the next in stock, or was seen before: connect again.
@@ -30,6 +34,12 @@ pub const SR_REFUSED_DEALER: i32 = 4;
 pub const SR_REFUSED_STORE: i32 = 5;
 /// The server's pool changed: connect again.
 pub const SR_REFUSED_POOL_CHANGED: i32 = 6;
+/// The server gives this device no more answers.
+pub const SR_REFUSED_QUERY_BUDGET: i32 = 7;
+/// The dealer deals this device no more private routes.
+pub const SR_REFUSED_PRIVACY_BUDGET: i32 = 8;
+/// The pool routes openly, and this device has a budget of privacy.
+pub const SR_REFUSED_ROUTING: i32 = 9;
 /// Another reason.
 pub const SR_REFUSED_OTHER: i32 = 99;
 
@@ -73,6 +83,8 @@ pub const SR_ERROR_INPUT_LENGTH: i32 = -20;
 pub const SR_ERROR_INPUT_RANGE: i32 = -21;
 /// The session has ended: close it and open another.
 pub const SR_ERROR_CLOSED: i32 = -22;
+/// The server's pool has a less private routing than the device takes part in.
+pub const SR_ERROR_ROUTING: i32 = -23;
 /// Another error of the session.
 pub const SR_ERROR_OTHER: i32 = -99;
 
@@ -99,6 +111,7 @@ pub(crate) const fn text(code: i32) -> &'static CStr {
         SR_ERROR_INPUT_LENGTH => c"the input has the wrong number of values",
         SR_ERROR_INPUT_RANGE => c"an input value is outside the pool's range",
         SR_ERROR_CLOSED => c"the session has ended",
+        SR_ERROR_ROUTING => c"the pool's routing is less private than this device takes part in",
         0.. => c"no error",
         _ => c"another error",
     }
@@ -112,6 +125,7 @@ pub(crate) fn error(error: &SessionError) -> i32 {
         SessionError::Channel(ChannelError::Closed) | SessionError::Closed => SR_ERROR_CLOSED,
         SessionError::Channel(_) => SR_ERROR_CHANNEL,
         SessionError::Spec(_) => SR_ERROR_POOL,
+        SessionError::Routing { .. } => SR_ERROR_ROUTING,
         SessionError::Buffer(_) => SR_ERROR_BUFFER,
         SessionError::Counters(_) => SR_ERROR_COUNTERS,
         SessionError::Device(_) | SessionError::Frame | SessionError::Control => SR_ERROR_PROTOCOL,
@@ -131,6 +145,7 @@ pub(crate) fn event(event: Event) -> (i32, i32) {
         Event::Ready => (SR_EVENT_READY, 0),
         Event::Prepared(slot) => (SR_EVENT_PREPARED, i32::from(slot.code())),
         Event::Routed(slot) => (SR_EVENT_ROUTED, i32::from(slot.code())),
+        Event::Advised(slot) => (SR_EVENT_ADVISED, i32::from(slot.code())),
         Event::Answer => (SR_EVENT_ANSWER, 0),
         Event::Refused(refusal) => (SR_EVENT_REFUSED, refused(refusal)),
     }
@@ -144,6 +159,9 @@ const fn refused(refusal: Refusal) -> i32 {
         Refusal::Dealer => SR_REFUSED_DEALER,
         Refusal::Store => SR_REFUSED_STORE,
         Refusal::PoolChanged => SR_REFUSED_POOL_CHANGED,
+        Refusal::QueryBudget => SR_REFUSED_QUERY_BUDGET,
+        Refusal::PrivacyBudget => SR_REFUSED_PRIVACY_BUDGET,
+        Refusal::Routing => SR_REFUSED_ROUTING,
         _ => SR_REFUSED_OTHER,
     }
 }

@@ -7,6 +7,7 @@ use core::mem::MaybeUninit;
 use secure_router_core::channel::{PublicKey, StaticSecret};
 use secure_router_core::circuit::{SLOTS, Slot};
 use secure_router_core::keys::{DeviceSeeds, Seed};
+use secure_router_core::routing::Routing;
 use secure_router_core::session::{DeviceIdentity, DeviceMemory, DeviceSession, Event, SessionError};
 
 use crate::abi::{SR_PROVISIONING_BYTES, sr_config};
@@ -123,15 +124,17 @@ pub(crate) fn connected(
     memory: DeviceMemory<'static>,
     config: &sr_config,
 ) -> Outcome<DeviceSession<'static, Callbacks>> {
-    let (b"SRK1", rest) = provisioning.split_first_chunk().ok_or(ARGUMENT)? else {
+    let (b"SRK2", rest) = provisioning.split_first_chunk().ok_or(ARGUMENT)? else {
         return Err(Failed(SR_ERROR_PROVISIONING));
     };
-    let ([secret, server, dealer_seed, server_seed], []) = rest.as_chunks::<32>() else {
+    let ([secret, server, dealer_seed, server_seed], leak) = rest.as_chunks::<32>() else {
         return Err(Failed(SR_ERROR_PROVISIONING));
     };
+    let leak = leak.try_into().ok().map(u32::from_le_bytes);
+    let routing = leak.and_then(Routing::of_leak).ok_or(Failed(SR_ERROR_PROVISIONING))?;
     let secret = StaticSecret::from_bytes(secret).map_err(|_| Failed(SR_ERROR_PROVISIONING))?;
     let seeds = DeviceSeeds { dealer: Seed::from_bytes(*dealer_seed), server: Seed::from_bytes(*server_seed) };
-    let identity = DeviceIdentity { secret: &secret, server: PublicKey(*server), seeds: &seeds };
+    let identity = DeviceIdentity { secret: &secret, server: PublicKey(*server), seeds: &seeds, routing };
     let counters = Callbacks(config.counters);
     Ok(DeviceSession::connect(identity, memory, config.tile, counters, &mut Random(config.random))?)
 }

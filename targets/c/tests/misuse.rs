@@ -40,7 +40,11 @@ const BLANK_SECRET: &[u8; SR_PROVISIONING_BYTES] = &{
     let mut bytes = [7; SR_PROVISIONING_BYTES];
     let mut index = 0;
     while index < 36 {
-        bytes[index] = if index < 4 { b"SRK1"[index] } else { 0 };
+        bytes[index] = if index < 4 { b"SRK2"[index] } else { 0 };
+        index += 1;
+    }
+    while index < SR_PROVISIONING_BYTES {
+        bytes[index] = 0xff;
         index += 1;
     }
     bytes
@@ -70,7 +74,8 @@ impl Caller {
         for (index, byte) in caller.provisioning.iter_mut().enumerate() {
             *byte = (index as u8).wrapping_mul(29);
         }
-        caller.provisioning[..4].copy_from_slice(b"SRK1");
+        caller.provisioning[..4].copy_from_slice(b"SRK2");
+        caller.provisioning[SR_PROVISIONING_BYTES - 4..].fill(0xff);
         let caller = Box::into_raw(caller);
         unsafe {
             (*caller).config = sr_config {
@@ -175,7 +180,10 @@ fn bad_configurations_are_refused() {
     assert_eq!(open_with(|_, c| c.random.fill = None), SR_ERROR_ARGUMENT);
     assert_eq!(open_with(|_, c| c.random.fill = Some(failing)), SR_ERROR_RANDOM);
     assert_eq!(open_with(|_, c| c.random.fill = Some(stuck)), SR_ERROR_RANDOM);
-    assert_eq!(open_with(|caller, _| unsafe { (*caller).provisioning = [0; 132] }), SR_ERROR_PROVISIONING);
+    assert_eq!(open_with(|caller, _| unsafe { (*caller).provisioning = [0; SR_PROVISIONING_BYTES] }), SR_ERROR_PROVISIONING);
+    // More than any policy tells, and less than an open one.
+    let odd = open_with(|caller, _| unsafe { (&mut (*caller).provisioning)[SR_PROVISIONING_BYTES - 1] = 0x7f });
+    assert_eq!(odd, SR_ERROR_PROVISIONING);
     assert_eq!(open_with(|caller, _| unsafe { (*caller).provisioning = *BLANK_SECRET }), SR_ERROR_PROVISIONING);
     let reenter = |caller: *mut Caller, config: &mut sr_config| {
         config.random = sr_random { context: caller.cast(), fill: Some(reentering) };

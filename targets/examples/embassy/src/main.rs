@@ -23,6 +23,7 @@ use secure_router_core::channel::{PublicKey, StaticSecret};
 use secure_router_core::circuit::Slot;
 use secure_router_core::driver::{DriverError, run_async};
 use secure_router_core::keys::{DeviceSeeds, Seed};
+use secure_router_core::routing::Routing;
 use secure_router_core::rand_core::{TryCryptoRng, TryRng};
 use secure_router_core::session::{
     CounterError, Counters, DeviceIdentity, DeviceMemory, DeviceSession, Event, LinkProfile, Request, SessionError,
@@ -37,8 +38,8 @@ bind_interrupts!(struct Interrupts {
 const FRAME: usize = DeviceMemory::FRAME_BYTES;
 /// Values of an input.
 const VALUES: usize = 416;
-/// Where provisioning left `SRK1`, the device's secret, the server's key and two seeds: the last
-/// sector of the flash.
+/// Where provisioning left `SRK2`, the device's secret, the server's key, two seeds and what a route may
+/// tell: the last sector of the flash.
 const PROVISIONING: u32 = 0x000e_0000;
 /// Register that provisioning marked, when all counters were 0.
 const MARKED: usize = 19;
@@ -120,13 +121,14 @@ impl TryCryptoRng for Drawn<'_> {}
 /// Reads what provisioning left; `None` for blank flash.
 fn provisioned(
     flash: &mut Flash<'_, embassy_stm32::flash::Blocking>,
-) -> Option<(StaticSecret, PublicKey, DeviceSeeds)> {
-    let mut bytes = [0; 4 + 4 * 32];
+) -> Option<(StaticSecret, PublicKey, DeviceSeeds, Routing)> {
+    let mut bytes = [0; 4 + 4 * 32 + 4];
     flash.blocking_read(PROVISIONING, &mut bytes).ok()?;
-    let (b"SRK1", rest) = bytes.split_first_chunk()? else { return None };
-    let ([secret, server, dealer_seed, server_seed], []) = rest.as_chunks::<32>() else { return None };
+    let (b"SRK2", rest) = bytes.split_first_chunk()? else { return None };
+    let ([secret, server, dealer_seed, server_seed], leak) = rest.as_chunks::<32>() else { return None };
     let seeds = DeviceSeeds { dealer: Seed::from_bytes(*dealer_seed), server: Seed::from_bytes(*server_seed) };
-    Some((StaticSecret::from_bytes(secret).ok()?, PublicKey(*server), seeds))
+    let routing = Routing::of_leak(u32::from_le_bytes(leak.try_into().ok()?))?;
+    Some((StaticSecret::from_bytes(secret).ok()?, PublicKey(*server), seeds, routing))
 }
 
 /// Prepares while there is time, takes a sample when it is due, and shows whether it is class 0.
@@ -182,8 +184,8 @@ async fn main(_spawner: Spawner) {
     let p = embassy_stm32::init(clocks());
     let mut led = Output::new(p.PC1, Level::Low, Speed::Low);
     let mut flash = Flash::new_blocking(p.FLASH);
-    let Some((secret, server, seeds)) = provisioned(&mut flash) else { return };
-    let identity = DeviceIdentity { secret: &secret, server, seeds: &seeds };
+    let Some((secret, server, seeds, routing)) = provisioned(&mut flash) else { return };
+    let identity = DeviceIdentity { secret: &secret, server, seeds: &seeds, routing };
     let (clock, _) = Rtc::new(p.RTC, RtcConfig::default());
     let mut generator = Rng::new(p.RNG, Interrupts);
     let (mut adc, mut pin) = (Adc::new(p.ADC1), p.PA4);

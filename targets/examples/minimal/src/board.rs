@@ -6,6 +6,7 @@ use panic_halt as _;
 use secure_router_core::channel::{PublicKey, StaticSecret};
 use secure_router_core::circuit::Slot;
 use secure_router_core::keys::{DeviceSeeds, Seed};
+use secure_router_core::routing::Routing;
 use secure_router_core::rand_core::{TryCryptoRng, TryRng};
 use secure_router_core::session::{CounterError, Counters, DeviceIdentity};
 
@@ -117,6 +118,7 @@ pub struct Keys {
     secret: StaticSecret,
     server: PublicKey,
     seeds: DeviceSeeds,
+    routing: Routing,
 }
 
 impl Keys {
@@ -128,14 +130,15 @@ impl Keys {
             bytes
         };
         Some(Self {
-            secret: StaticSecret::from_bytes(&part(0)).ok().filter(|_| word(0) == *b"SRK1")?,
+            secret: StaticSecret::from_bytes(&part(0)).ok().filter(|_| word(0) == *b"SRK2")?,
             server: PublicKey(part(1)),
             seeds: DeviceSeeds { dealer: Seed::from_bytes(part(2)), server: Seed::from_bytes(part(3)) },
+            routing: Routing::of_leak(u32::from_le_bytes(word(33)))?,
         })
     }
 
     /// As a session takes it.
     pub fn identity(&self) -> DeviceIdentity<'_> {
-        DeviceIdentity { secret: &self.secret, server: self.server, seeds: &self.seeds }
+        DeviceIdentity { secret: &self.secret, server: self.server, seeds: &self.seeds, routing: self.routing }
     }
 }
