@@ -1,5 +1,5 @@
-//! Malformed frames, a thousand for each message that server and dealer take, over real links: each ends its session and
-//! nothing else. What the device takes is in `core/tests/malformed.rs`, as is what the server's half of a run takes.
+//! Hostile peers of server and dealer over real links. Malformed frames, a thousand for each message that they take: each
+//! ends its session and nothing else. What the device takes is in `core/tests/malformed.rs`, as is what the server's half of a run takes.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use secure_router::dealer::Dealer;
 use secure_router::link::Link;
 use secure_router::pool::Pool;
 use secure_router::provision::{self, DealerFile, DeviceFile, ServerFile, random};
@@ -351,6 +352,58 @@ async fn a_thousand_malformed_frames_of_a_server_end_its_link_to_the_dealer() {
         })
         .await;
         answers(&parties).await;
+    }
+}
+
+async fn ask(link: &mut Raw, ask: &Ask) -> Tell {
+    link.queue(FRAME_CONTROL, &postcard::to_stdvec(ask).unwrap()).unwrap();
+    if let Ask::Register { .. } = ask {
+        link.queue_message(FRAME_DATA, &vec![0; registration().1], DEALER_FRAME).unwrap();
+    }
+    link.flush().await.unwrap();
+    let (FRAME_CONTROL, told) = link.frame().await.unwrap() else { panic!("not an answer") };
+    let told = postcard::from_bytes(told).unwrap();
+    if let Tell::Dealt { bytes } = told {
+        link.message(FRAME_DATA, bytes as usize, DEALER_FRAME).await.unwrap();
+    }
+    told
+}
+
+/// Two items of one counter would be two linear views of one mask.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_gets_a_counter_once_whatever_it_registers_and_whoever_restarts() {
+    let directory = tempfile::tempdir().unwrap();
+    provision::provision(directory.path(), "a").unwrap();
+    let (server, dealer, device) = provision::paths(directory.path(), "a");
+    let server: ServerFile = provision::read(&server).unwrap();
+    let device = provision::read::<DeviceFile>(&device).unwrap().secret().unwrap().public_key().0;
+    let spec = Pool::load(POOL.as_ref()).unwrap().spec;
+    for restart in 0..3u64 {
+        let dealer = Dealer::new(provision::read(&dealer).unwrap(), &directory.path().join("dealt")).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let running = tokio::spawn(Arc::new(dealer).run(listener));
+        let (secret, buffers) = (server.secret().unwrap(), (DEALER_FRAME, DEALER_FRAME));
+        let mut link = dial(Kind::ServerDealer, &secret, server.dealer(), &address, buffers).await;
+        // Two pools, which differ in a name.
+        for name in ["one", "other"] {
+            let mut spec = spec.clone();
+            spec.models[0].name = name.try_into().unwrap();
+            let pool = spec.to_bytes(&mut [0; MAX_SPEC_BYTES]).unwrap().to_vec();
+            assert!(matches!(ask(&mut link, &Ask::Register { device, pool, slot: NANO }).await, Tell::Registered));
+            let fingerprint = spec.fingerprint().unwrap();
+            let deal = |counter| Ask::Deal { device, fingerprint, slot: NANO, counter };
+            let fresh = 10 * restart + u64::from(name == "other");
+            assert!(matches!(ask(&mut link, &deal(fresh)).await, Tell::Dealt { .. }), "{restart} {name}");
+            for seen in [fresh, fresh.saturating_sub(1), 0] {
+                let told = ask(&mut link, &deal(seen)).await;
+                assert!(matches!(told, Tell::Refused(Refused::Counter)), "{restart} {name} {seen}: {told:?}");
+            }
+        }
+        drop(link);
+        running.abort();
+        // The store is free when the last session is gone.
+        let _ = running.await;
     }
 }
 
