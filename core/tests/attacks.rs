@@ -21,7 +21,7 @@ use secure_router_core::session::{
     Control, DeviceMemory, Event, FRAME_CONTROL, FRAME_DATA, FRAME_PAYLOAD, Refusal, Route, SessionError, SlotStock,
     ToDevice, Welcome,
 };
-use secure_router_core::spec::{ModelSpec, Opening, Output, RouterSpec};
+use secure_router_core::spec::{ModelSpec, Opening, Output, PoolSpec, RouterSpec};
 use tamper::{Honest, Tamper, View, add, gates, messages, run};
 use world::Chance;
 
@@ -351,17 +351,19 @@ enum Seen {
     Happened(Result<Event, SessionError>),
 }
 
-/// The server's messages of a program with made-up contents, in frames. Padding is zero, or the device would hang up.
-fn made_up(program: &Program, chance: &mut Chance) -> VecDeque<Frame> {
-    let mut frames = VecDeque::new();
+/// The server's messages of a program with made-up contents, in frames; those that follow the route, if the router
+/// answers by itself, apart. Padding is zero, or the device would hang up.
+fn made_up(program: &Program, chance: &mut Chance) -> [VecDeque<Frame>; 2] {
+    let mut made_up = [VecDeque::new(), VecDeque::new()];
     for (_, message) in messages(program, false) {
         let mut bytes: Vec<u8> = (0..message.bytes()).map(|_| chance.word() as u8).collect();
         for bit in u64::from(message.elements) * u64::from(message.bits)..bytes.len() as u64 * 8 {
             bytes[(bit / 8) as usize] &= !(1 << (bit % 8));
         }
-        frames.extend(bytes.chunks(FRAME_PAYLOAD).map(|piece| (FRAME_DATA, piece.to_vec())));
+        let late = program.answers() && message.kind == MessageKind::Reveal;
+        made_up[usize::from(late)].extend(bytes.chunks(FRAME_PAYLOAD).map(|piece| (FRAME_DATA, piece.to_vec())));
     }
-    frames
+    made_up
 }
 
 fn control(message: &ToDevice) -> Frame {
@@ -372,15 +374,16 @@ fn control(message: &ToDevice) -> Frame {
 
 /// A device that asks about `input`, three times at most, and a server that says anything: mostly made-up messages of the
 /// right length, but also other frames, routes and refusals at any time. All that it sees, in order.
-fn conversation(number: u64, input: &[i16]) -> Vec<Seen> {
-    let (fixture, mut chance) = (Fixture::shared(), Chance(number));
+fn conversation(fixture: &Fixture, number: u64, input: &[i16]) -> Vec<Seen> {
+    let mut chance = Chance(number);
     let (mut memory, store) = (Memory::default(), Store::default());
     let mut session = connect(fixture, &mut memory, &store, 4);
     let (mut rx, mut tx) = (vec![0; DeviceMemory::FRAME_BYTES], vec![0; DeviceMemory::FRAME_BYTES]);
     let mut server = Channel::responder(Link::DeviceServer, &fixture.server, &mut Seeded(6), &mut rx, &mut tx).unwrap();
     let slots: Vec<Slot> = fixture.pool.slots().collect();
     let (mut seen, mut questions) = (Vec::new(), 0);
-    let (mut ready, mut due, mut share) = (false, VecDeque::new(), None);
+    let (mut ready, mut share) = (false, None);
+    let [mut due, mut late] = [VecDeque::new(), VecDeque::new()];
     let begin = |slot: Slot, chance: &mut Chance| {
         let program = fixture.secret(slot).program;
         let bytes = program.gate(0).unwrap().unwrap().messages()[0].bytes();
@@ -448,7 +451,11 @@ fn conversation(number: u64, input: &[i16]) -> Vec<Seen> {
         seen.push(Seen::Happened(Ok(event)));
         ready = true;
         if let Event::Routed(slot) = event {
-            (due, share) = begin(slot, &mut chance);
+            if fixture.pool.router_answers(slot) {
+                due = std::mem::take(&mut late);
+            } else {
+                ([due, late], share) = begin(slot, &mut chance);
+            }
             continue;
         }
         if questions == 3 {
@@ -456,7 +463,7 @@ fn conversation(number: u64, input: &[i16]) -> Vec<Seen> {
         }
         questions += 1;
         let slot = slots[chance.below(slots.len())];
-        (due, share) = begin(slot, &mut chance);
+        ([due, late], share) = begin(slot, &mut chance);
         session.infer(request(slot), input).unwrap();
     }
     let burned = &store.0.borrow().burned;
@@ -469,35 +476,40 @@ fn conversation(number: u64, input: &[i16]) -> Vec<Seen> {
 /// hangs up, depends on its input. That a masked input is uniform, given the rest, the tests of the gates show.
 #[test]
 fn any_server_sees_of_an_input_its_masked_form_and_nothing_else() {
-    let fixture = Fixture::shared();
-    let zeros = vec![0; fixture.input(0).len()];
+    let told = Fixture::new(PoolSpec { routing: Routing::Device, ..Fixture::shared().pool.clone() });
     let mut tally = BTreeMap::<String, usize>::new();
-    for number in 0..600u64 {
+    for number in 0..900u64 {
+        let fixture = [Fixture::shared(), Fixture::answering(), told][number as usize % 3];
         let input = fixture.input(number as i16 % 50);
-        let (real, simulated) = (conversation(number, &input), conversation(number, &zeros));
+        let (real, simulated) =
+            (conversation(fixture, number, &input), conversation(fixture, number, &vec![0; input.len()]));
         assert_eq!(real.len(), simulated.len(), "{number}");
         for (real, simulated) in real.iter().zip(&simulated) {
-            if let (Seen::Share(slot, real), Seen::Share(other, simulated)) = (real, simulated) {
-                let gate = fixture.secret(*slot).program.gate(0).unwrap().unwrap();
-                let bits = gate.out.bits;
-                assert_eq!((slot, real.len()), (other, packed_bytes(gate.elements(), bits)), "{number}");
-                for (at, value) in (0u64..).step_by(usize::from(bits)).zip(&input) {
-                    let apart = bits_at(real, at, bits).wrapping_sub(bits_at(simulated, at, bits));
-                    assert_eq!(low_bits(apart, bits), low_bits(i32::from(*value) as u32, bits), "{number}");
+            let name = match (real, simulated) {
+                (Seen::Share(slot, real), Seen::Share(other, simulated)) => {
+                    let gate = fixture.secret(*slot).program.gate(0).unwrap().unwrap();
+                    let bits = gate.out.bits;
+                    assert_eq!((slot, real.len()), (other, packed_bytes(gate.elements(), bits)), "{number}");
+                    for (at, value) in (0u64..).step_by(usize::from(bits)).zip(&input) {
+                        let apart = bits_at(real, at, bits).wrapping_sub(bits_at(simulated, at, bits));
+                        assert_eq!(low_bits(apart, bits), low_bits(i32::from(*value) as u32, bits), "{number}");
+                    }
+                    "share".to_owned()
                 }
-            } else {
-                assert_eq!(real, simulated, "{number}");
-            }
-            let name = match real {
-                Seen::Happened(outcome) => format!("{outcome:?}"),
-                Seen::Frame(..) => "frame".to_owned(),
-                Seen::Share(..) => "share".to_owned(),
+                (real, simulated) => {
+                    assert_eq!(real, simulated, "{number}");
+                    match real {
+                        Seen::Happened(Ok(event)) => format!("{event:?}"),
+                        Seen::Happened(Err(error)) => format!("{error:?}"),
+                        Seen::Frame(..) | Seen::Share(..) => "frame".to_owned(),
+                    }
+                }
             };
-            *tally.entry(name.split(['(', '{', ' ']).take(2).collect::<Vec<_>>().join(" ")).or_default() += 1;
+            *tally.entry(name.split(['(', ' ']).next().unwrap().to_owned()).or_default() += 1;
         }
     }
     println!("{tally:?}");
-    for seen in ["share", "frame", "Ok Answer)", "Ok Routed", "Ok Refused", "Err Frame)", "Err Control)"] {
+    for seen in ["share", "frame", "Answer", "Routed", "Advised", "Refused", "Frame", "Control"] {
         assert!(tally.get(seen).is_some_and(|count| *count > 20), "{seen}: {tally:?}");
     }
 }
