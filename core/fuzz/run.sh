@@ -13,7 +13,7 @@ rustup toolchain list 2>/dev/null | grep -q '^nightly' || skip "no nightly toolc
 cargo +nightly fuzz --version >/dev/null 2>&1 || skip "no cargo-fuzz (cargo install cargo-fuzz)"
 
 targets=("$@")
-[ ${#targets[@]} -gt 0 ] || targets=(spec control channel device server)
+[ ${#targets[@]} -gt 0 ] || targets=(spec control handshake channel device server)
 found=$(mktemp -d)
 trap 'rm -rf "$found"' EXIT
 for target in "${targets[@]}"; do

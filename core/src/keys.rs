@@ -172,4 +172,20 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn version_1_stays_version_1() {
+        // Computed by another implementation of keyed BLAKE2s-256 over length | label | pool | slot | counter.
+        let vectors: [(&[u8], &str); 3] = [
+            (b"device-dealer", "f87547d05a54de7b4155508699cba4d4d5f2ca49fa1233bf8dfc407eb2ee83f9"),
+            (b"server-dealer", "d55c293ec039404a528383ec01b4fea7550c881547eb967dd48cb8d617456869"),
+            (b"device-server weights", "950bcc46d25c250fb2035405ed3c357bfa2bf5435b5424227cfa3ef155bbf149"),
+        ];
+        let pool = core::array::from_fn(|at| at as u8);
+        for (label, expected) in vectors {
+            let key = Seed::from_bytes([1; 32]).derive(label, &pool, Slot::Model(2), 0x0102_0304_0506_0708);
+            let hex: std::string::String = key.bytes().iter().map(|byte| std::format!("{byte:02x}")).collect();
+            assert_eq!(hex, expected);
+        }
+    }
 }

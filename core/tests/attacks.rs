@@ -8,14 +8,20 @@ mod tamper;
 #[path = "lab/world.rs"]
 mod world;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use lab::peer::{Fixture, Frame, Memory, Seeded, Store, connect, request};
 use lab::{Secret, Seeds, random_secret};
+use secure_router_core::channel::{Channel, Event as Arrived, Link};
 use secure_router_core::circuit::{Gate, Message, MessageKind, Program, Response, Slot};
 use secure_router_core::gate::{opening, requantise, table};
-use secure_router_core::ring::{bits_at, low_bits, signed};
+use secure_router_core::ring::{bits_at, low_bits, packed_bytes, signed};
 use secure_router_core::routing::Routing;
-use secure_router_core::spec::{ModelSpec, Opening, Output, RouterSpec};
+use secure_router_core::session::{
+    Control, DeviceMemory, Event, FRAME_CONTROL, FRAME_DATA, FRAME_PAYLOAD, Refusal, Route, SessionError, SlotStock,
+    ToDevice, Welcome,
+};
+use secure_router_core::spec::{ModelSpec, Opening, Output, PoolSpec, RouterSpec};
 use tamper::{Honest, Tamper, View, add, gates, messages, run};
 use world::Chance;
 
@@ -216,7 +222,8 @@ fn model_spec() -> ModelSpec {
     }
 }
 
-/// Sends any indices, operands and outputs, by what it saw. Padding stays zero, or the device would hang up.
+/// Registers other weights and tables than it uses, and sends any indices, operands and outputs, by what it saw. Padding
+/// stays zero, or the device would hang up.
 struct Liar {
     chance: Chance,
     /// Bits of each of the server's messages.
@@ -224,6 +231,9 @@ struct Liar {
 }
 
 impl Tamper for Liar {
+    fn registered(&mut self, secret: &Secret) -> Secret {
+        random_secret(secret.program, 5, 3000)
+    }
     fn down(&mut self, number: usize, message: &mut Vec<u8>, view: &View) {
         let seen = view.up.iter().flatten().chain(&view.corrections).map(|byte| u64::from(*byte)).sum::<u64>();
         match (seen ^ number as u64) % 3 {
@@ -326,6 +336,181 @@ fn a_lying_servers_view_of_a_program_does_not_tell_two_inputs_apart() {
                 assert!((a - b).abs() <= 6.0 * spread, "bit {at} of {program:?}: {a} and {b} of {n}");
             }
         }
+    }
+}
+
+// ---- a malicious server, over whole sessions: any frame at any time
+
+/// What a server gets to see of a device.
+#[derive(Debug, PartialEq)]
+enum Seen {
+    Frame(u8, Vec<u8>),
+    /// Frames of a masked input of this program, put together.
+    Share(Slot, Vec<u8>),
+    /// What the device did next shows what happened to it.
+    Happened(Result<Event, SessionError>),
+}
+
+/// The server's messages of a program with made-up contents, in frames; those that follow the route, if the router
+/// answers by itself, apart. Padding is zero, or the device would hang up.
+fn made_up(program: &Program, chance: &mut Chance) -> [VecDeque<Frame>; 2] {
+    let mut made_up = [VecDeque::new(), VecDeque::new()];
+    for (_, message) in messages(program, false) {
+        let mut bytes: Vec<u8> = (0..message.bytes()).map(|_| chance.word() as u8).collect();
+        for bit in u64::from(message.elements) * u64::from(message.bits)..bytes.len() as u64 * 8 {
+            bytes[(bit / 8) as usize] &= !(1 << (bit % 8));
+        }
+        let late = program.answers() && message.kind == MessageKind::Reveal;
+        made_up[usize::from(late)].extend(bytes.chunks(FRAME_PAYLOAD).map(|piece| (FRAME_DATA, piece.to_vec())));
+    }
+    made_up
+}
+
+fn control(message: &ToDevice) -> Frame {
+    let mut bytes = vec![0; FRAME_PAYLOAD];
+    let len = message.to_bytes(&mut bytes).unwrap();
+    (FRAME_CONTROL, bytes[..len].to_vec())
+}
+
+/// A device that asks about `input`, three times at most, and a server that says anything: mostly made-up messages of the
+/// right length, but also other frames, routes and refusals at any time. All that it sees, in order.
+fn conversation(fixture: &Fixture, number: u64, input: &[i16]) -> Vec<Seen> {
+    let mut chance = Chance(number);
+    let (mut memory, store) = (Memory::default(), Store::default());
+    let mut session = connect(fixture, &mut memory, &store, 4);
+    let (mut rx, mut tx) = (vec![0; DeviceMemory::FRAME_BYTES], vec![0; DeviceMemory::FRAME_BYTES]);
+    let mut server = Channel::responder(Link::DeviceServer, &fixture.server, &mut Seeded(6), &mut rx, &mut tx).unwrap();
+    let slots: Vec<Slot> = fixture.pool.slots().collect();
+    let (mut seen, mut questions) = (Vec::new(), 0);
+    let (mut ready, mut share) = (false, None);
+    let [mut due, mut late] = [VecDeque::new(), VecDeque::new()];
+    let begin = |slot: Slot, chance: &mut Chance| {
+        let program = fixture.secret(slot).program;
+        let bytes = program.gate(0).unwrap().unwrap().messages()[0].bytes();
+        (made_up(&program, chance), Some((slot, bytes)))
+    };
+    loop {
+        let up = session.io().1.to_vec();
+        let outcome = if !up.is_empty() {
+            let mut rest = &up[..];
+            while !rest.is_empty() {
+                let (taken, event) = server.feed(rest).unwrap();
+                rest = &rest[taken..];
+                match event {
+                    Arrived::Identity(_) => server.accept().unwrap(),
+                    Arrived::Frame { kind, .. } => {
+                        let payload = server.payload().to_vec();
+                        match (&mut share, seen.last_mut()) {
+                            (Some((_, left)), Some(Seen::Share(_, bytes))) if kind == FRAME_DATA && *left > 0 => {
+                                *left -= payload.len();
+                                bytes.extend(payload);
+                            }
+                            (Some((slot, left)), _) if kind == FRAME_DATA && *left > 0 => {
+                                *left -= payload.len();
+                                seen.push(Seen::Share(*slot, payload));
+                            }
+                            _ => seen.push(Seen::Frame(kind, payload)),
+                        }
+                    }
+                    Arrived::NeedMore | Arrived::Established => {}
+                }
+            }
+            session.sent(up.len())
+        } else if !server.pending().is_empty() {
+            let wanted = session.io().0;
+            let count = wanted.len().min(server.pending().len());
+            wanted[..count].copy_from_slice(&server.pending()[..count]);
+            server.sent(count).unwrap();
+            session.received(count)
+        } else {
+            let slot = slots[chance.below(slots.len())];
+            let counter = [0, 0, 0, 1, 5][chance.below(5)];
+            let (kind, payload) = if !ready {
+                let pool = fixture.pool.to_bytes(&mut [0; 512]).unwrap().iter().copied().collect();
+                let stock = slots.iter().map(|slot| SlotStock { slot: *slot, first: 0, fresh: 9, ready: 9 });
+                control(&ToDevice::Welcome(Welcome { pool, stock: stock.collect() }))
+            } else {
+                match (chance.below(60), due.pop_front()) {
+                    (0, _) => (chance.word() as u8 % 4, vec![chance.word() as u8; chance.below(FRAME_PAYLOAD + 1)]),
+                    (1, _) => control(&ToDevice::Refused(Refusal::Counter(slot))),
+                    (2, _) | (_, None) => control(&ToDevice::Route(Route { slot, counter })),
+                    (_, Some(frame)) => frame,
+                }
+            };
+            server.send(kind, &payload).unwrap();
+            Ok(None)
+        };
+        let event = match outcome {
+            Ok(None) => continue,
+            Ok(Some(event)) => event,
+            Err(error) => {
+                seen.push(Seen::Happened(Err(error)));
+                break;
+            }
+        };
+        seen.push(Seen::Happened(Ok(event)));
+        ready = true;
+        if let Event::Routed(slot) = event {
+            if fixture.pool.router_answers(slot) {
+                due = std::mem::take(&mut late);
+            } else {
+                ([due, late], share) = begin(slot, &mut chance);
+            }
+            continue;
+        }
+        if questions == 3 {
+            break;
+        }
+        questions += 1;
+        let slot = slots[chance.below(slots.len())];
+        ([due, late], share) = begin(slot, &mut chance);
+        session.infer(request(slot), input).unwrap();
+    }
+    let burned = &store.0.borrow().burned;
+    assert_eq!(burned.iter().collect::<BTreeSet<_>>().len(), burned.len(), "a counter twice: {burned:?}");
+    seen
+}
+
+/// The simulator of such a server's view: it runs the device on zeros, and puts uniform bits for each masked input.
+/// That the rest is then the view itself is what this test shows: nothing else that a device says or does, nor when it
+/// hangs up, depends on its input. That a masked input is uniform, given the rest, the tests of the gates show.
+#[test]
+fn any_server_sees_of_an_input_its_masked_form_and_nothing_else() {
+    let told = Fixture::new(PoolSpec { routing: Routing::Device, ..Fixture::shared().pool.clone() });
+    let mut tally = BTreeMap::<String, usize>::new();
+    for number in 0..900u64 {
+        let fixture = [Fixture::shared(), Fixture::answering(), told][number as usize % 3];
+        let input = fixture.input(number as i16 % 50);
+        let (real, simulated) =
+            (conversation(fixture, number, &input), conversation(fixture, number, &vec![0; input.len()]));
+        assert_eq!(real.len(), simulated.len(), "{number}");
+        for (real, simulated) in real.iter().zip(&simulated) {
+            let name = match (real, simulated) {
+                (Seen::Share(slot, real), Seen::Share(other, simulated)) => {
+                    let gate = fixture.secret(*slot).program.gate(0).unwrap().unwrap();
+                    let bits = gate.out.bits;
+                    assert_eq!((slot, real.len()), (other, packed_bytes(gate.elements(), bits)), "{number}");
+                    for (at, value) in (0u64..).step_by(usize::from(bits)).zip(&input) {
+                        let apart = bits_at(real, at, bits).wrapping_sub(bits_at(simulated, at, bits));
+                        assert_eq!(low_bits(apart, bits), low_bits(i32::from(*value) as u32, bits), "{number}");
+                    }
+                    "share".to_owned()
+                }
+                (real, simulated) => {
+                    assert_eq!(real, simulated, "{number}");
+                    match real {
+                        Seen::Happened(Ok(event)) => format!("{event:?}"),
+                        Seen::Happened(Err(error)) => format!("{error:?}"),
+                        Seen::Frame(..) | Seen::Share(..) => "frame".to_owned(),
+                    }
+                }
+            };
+            *tally.entry(name.split(['(', ' ']).next().unwrap().to_owned()).or_default() += 1;
+        }
+    }
+    println!("{tally:?}");
+    for seen in ["share", "frame", "Answer", "Routed", "Advised", "Refused", "Frame", "Control"] {
+        assert!(tally.get(seen).is_some_and(|count| *count > 20), "{seen}: {tally:?}");
     }
 }
 

@@ -1,11 +1,16 @@
 //! Parties for tests: a dealer and a server on loopback, and devices that dial them.
 
-use std::path::PathBuf;
+pub mod exact;
+pub mod ledger;
+pub mod process;
+
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
+use ledger::Ledger;
 use secure_router::dealer::Dealer;
-use secure_router::device::{DriverError, FileCounters, run};
+use secure_router::device::{DriverError, run};
 use secure_router::link::Moved;
 use secure_router::pool::{Examples, Pool};
 use secure_router::provision::{self, Budgets, DeviceFile, random};
@@ -15,6 +20,9 @@ use secure_router_core::session::{DeviceIdentity, DeviceMemory, DeviceSession, E
 use tempfile::TempDir;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
+
+/// Words of work space, as the firmware has it.
+const WORK_WORDS: usize = 4096;
 
 /// The committed pool.
 pub const POOL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../harness/pools/speech/pool.safetensors");
@@ -128,6 +136,12 @@ impl Parties {
     }
 }
 
+impl AsRef<Path> for Parties {
+    fn as_ref(&self) -> &Path {
+        self.directory.path()
+    }
+}
+
 async fn start_dealer(directory: &TempDir) -> Result<(String, JoinHandle<()>)> {
     let (_, keys, _) = provision::paths(directory.path(), "");
     let dealer = Arc::new(Dealer::new(provision::read(&keys)?, &directory.path().join("dealer.redb"))?);
@@ -148,19 +162,26 @@ async fn start_server(directory: &TempDir, dealer: &str, pool: Pool) -> Result<(
 /// A connected desktop device.
 pub struct Device {
     /// The session.
-    pub session: DeviceSession<'static, FileCounters>,
+    pub session: DeviceSession<'static, Ledger>,
     stream: TcpStream,
     /// Bytes moved.
     pub moved: Moved,
 }
 
 impl Device {
-    /// Connects device `name` of `parties` by way of `address`.
+    /// Connects device `name`, whose keys and counters are in `directory`, by way of `address`.
     ///
     /// # Errors
     /// The session's.
-    pub async fn connect(parties: &Parties, name: &str, address: &str) -> Result<Self> {
-        let session = session(parties, name)?;
+    pub async fn connect(directory: impl AsRef<Path>, name: &str, address: &str) -> Result<Self> {
+        Self::over(session(directory, name)?, address).await
+    }
+
+    /// Connects a session that has not met its server.
+    ///
+    /// # Errors
+    /// The session's.
+    pub async fn over(session: DeviceSession<'static, Ledger>, address: &str) -> Result<Self> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
         let mut device = Self { session, stream, moved: Moved::default() };
@@ -183,11 +204,35 @@ impl Device {
     /// # Errors
     /// The session's, or a refusal.
     pub async fn prepare_all(&mut self) -> Result<()> {
-        let slots: Vec<Slot> = self.session.pool().context("not connected")?.slots().collect();
-        for slot in slots {
+        for slot in self.slots()? {
             self.prepare(slot).await?;
         }
         Ok(())
+    }
+
+    /// Prepares one inference of each program that asking `slot` may use, where there is none.
+    ///
+    /// # Errors
+    /// The session's, or a refusal.
+    pub async fn top_up(&mut self, slot: Slot) -> Result<()> {
+        for used in self.slots()? {
+            if (slot == Slot::Router || slot == used) && self.session.ready(used) == 0 {
+                self.prepare(used).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The programs that fit.
+    fn slots(&self) -> Result<Vec<Slot>> {
+        let pool = self.session.pool().context("not connected")?;
+        Ok(pool.slots().filter(|slot| self.session.fits(*slot).is_ok()).collect())
+    }
+
+    /// The session and its stream, for a device that leaves the protocol.
+    #[must_use]
+    pub fn into_parts(self) -> (DeviceSession<'static, Ledger>, TcpStream) {
+        (self.session, self.stream)
     }
 
     /// Prepares one inference of `slot`.
@@ -208,36 +253,66 @@ impl Device {
     /// # Errors
     /// The session's, or a refusal.
     pub async fn infer(&mut self, slot: Slot, input: &[i16]) -> Result<(usize, Slot)> {
-        self.session.infer(Request { slot, lambda: 0, link: LinkProfile::UART }, input)?;
-        let mut model = slot;
+        let model = self.ask(Request { slot, lambda: 0, link: LinkProfile::UART }, input).await?;
+        Ok((self.session.class().context("no class")?, model))
+    }
+
+    /// Asks about `input`: the model that answered; the answer is with the session.
+    ///
+    /// # Errors
+    /// The session's, or a refusal.
+    pub async fn ask(&mut self, request: Request, input: &[i16]) -> Result<Slot> {
+        self.session.infer(request, input)?;
+        let mut model = request.slot;
         loop {
             match self.event().await? {
                 Event::Routed(chosen) => model = chosen,
-                Event::Answer => return Ok((self.session.class().context("no class")?, model)),
+                Event::Answer => return Ok(model),
                 Event::Refused(refusal) => bail!("{refusal}"),
                 event => bail!("unexpected {event:?}"),
             }
         }
     }
+
+    /// Bit `i` says that model `i` may be chosen.
+    #[must_use]
+    pub fn allowed(&self) -> u8 {
+        (0..8).filter(|model| self.session.fits(Slot::Model(*model)).is_ok()).fold(0, |bits, model| bits | 1 << model)
+    }
 }
 
-/// A session of device `name` that has not met its server. Its buffers live as long as the test.
+/// A session of device `name` that has not met its server; keys and counters are in `directory`. Its buffers live as
+/// long as the test.
 ///
 /// # Errors
 /// Files that cannot be read.
-pub fn session(parties: &Parties, name: &str) -> Result<DeviceSession<'static, FileCounters>> {
-    let (_, _, keys) = provision::paths(parties.directory.path(), name);
+pub fn session(directory: impl AsRef<Path>, name: &str) -> Result<DeviceSession<'static, Ledger>> {
+    let directory = directory.as_ref();
+    let ledger = Ledger::open(&directory.join(format!("counters-{name}")))?;
+    session_with(directory, name, ledger, WORK_WORDS)
+}
+
+/// As [`session`], with counters and work space of the caller's.
+///
+/// # Errors
+/// Files that cannot be read.
+pub fn session_with(
+    directory: &Path,
+    name: &str,
+    ledger: Ledger,
+    work_words: usize,
+) -> Result<DeviceSession<'static, Ledger>> {
+    let (_, _, keys) = provision::paths(directory, name);
     let keys: DeviceFile = provision::read(&keys)?;
-    let counters = FileCounters::open(&parties.path(&format!("counters-{name}")))?;
     let (secret, seeds) = (keys.secret()?, keys.seeds());
     let identity = DeviceIdentity { secret: &secret, server: keys.server(), seeds: &seeds, routing: keys.routing() };
     let memory = DeviceMemory {
         rx: vec![0; DeviceMemory::FRAME_BYTES].leak(),
         tx: vec![0; DeviceMemory::FRAME_BYTES].leak(),
-        work: vec![0; 4096].leak(),
+        work: vec![0; work_words].leak(),
         input: vec![0; 1024].leak(),
     };
-    Ok(DeviceSession::connect(identity, memory, 4, counters, &mut random())?)
+    Ok(DeviceSession::connect(identity, memory, 4, ledger, &mut random())?)
 }
 
 /// The committed test split.

@@ -66,10 +66,12 @@ fuzz_target!(|data: &[u8]| {
     }
     let chosen = server.choice();
     match (program, server.turn()) {
-        (Program::Router { models, routing: Routing::Open | Routing::Private { .. }, .. }, Turn::Done) => match chosen {
-            Ok(Some(Slot::Model(index))) => assert!(u16::from(index) < models),
-            other => assert_eq!(other, Err(ServerError::NoModel)),
-        },
+        (Program::Router { models, routing: Routing::Open | Routing::Private { .. }, .. }, Turn::Done) => {
+            match chosen {
+                Ok(Some(Slot::Model(index))) => assert!(u16::from(index) < models),
+                other => assert_eq!(other, Err(ServerError::NoModel)),
+            }
+        }
         (_, Turn::Done) => assert_eq!(chosen, Ok(None)),
         _ => assert_eq!(chosen, Err(ServerError::Turn)),
     }

@@ -3,14 +3,15 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::sync::LazyLock;
 
-use secure_router_core::channel::StaticSecret;
+use secure_router_core::channel::{Channel, ChannelError, Event, StaticSecret, buffer_bytes};
 use secure_router_core::circuit::{Message, Program, Slot};
 use secure_router_core::keys::{DeviceSeeds, Seed};
 use secure_router_core::rand_core::{TryCryptoRng, TryRng};
 use secure_router_core::routing::Routing;
 use secure_router_core::session::{CounterError, Counters, DeviceMemory, FRAME_PAYLOAD};
-use secure_router_core::spec::{ModelSpec, NamedModel, Opening, Output, PoolSpec, RouterSpec};
+use secure_router_core::spec::{MAX_SPEC_BYTES, ModelSpec, NamedModel, Opening, Output, PoolSpec, RouterSpec};
 
 /// SplitMix64.
 pub struct Seeded(pub u64);
@@ -43,10 +44,10 @@ fn opening(shift: u8, index_bits: u8) -> Opening {
     Opening { shift, index_bits }
 }
 
-/// A router, a plain model, one with attention, and one whose messages take several frames.
 /// Every routing policy.
 pub const ROUTINGS: [Routing; 3] = [Routing::Open, Routing::Private { epsilon: 1000 }, Routing::Device];
 
+/// A router, a plain model, one with attention, and one whose messages take several frames.
 pub fn pool(routing: Routing) -> PoolSpec {
     let base = ModelSpec {
         tokens: 2,
@@ -81,12 +82,24 @@ pub fn pool(routing: Routing) -> PoolSpec {
     pool
 }
 
+/// [`pool`] and its encoding.
+pub fn spec(routing: Routing) -> &'static (PoolSpec, Vec<u8>) {
+    static SPECS: LazyLock<[(PoolSpec, Vec<u8>); 3]> = LazyLock::new(|| {
+        ROUTINGS.map(|routing| {
+            let pool = pool(routing);
+            let encoded = pool.to_bytes(&mut [0; MAX_SPEC_BYTES]).unwrap().to_vec();
+            (pool, encoded)
+        })
+    });
+    &SPECS[ROUTINGS.iter().position(|have| *have == routing).unwrap()]
+}
+
 /// Slots of [`pool`], and some that it does not have.
 pub const SLOTS: [Slot; 6] =
     [Slot::Router, Slot::Model(0), Slot::Model(1), Slot::Model(2), Slot::Model(3), Slot::Model(255)];
 
 pub fn program(slot: Slot, routing: Routing) -> Program {
-    Program::of(&pool(routing), slot).unwrap()
+    Program::of(&spec(routing).0, slot).unwrap()
 }
 
 /// The server's online messages of a program, in frames.
@@ -200,5 +213,107 @@ impl<'a> Bytes<'a> {
 
     pub fn slot(&mut self) -> Slot {
         SLOTS[usize::from(self.byte()) % SLOTS.len()]
+    }
+}
+
+/// Most bytes of a frame of [`converse`].
+const PAYLOAD: usize = 200;
+
+/// One end of a channel, in either role, against bytes that are the peer's, changed or made up. Frames that are
+/// delivered are the peer's, in order; anything else closes the channel and wipes it.
+pub fn converse(
+    bytes: &mut Bytes<'_>,
+    initiator: impl for<'b> FnOnce(&'b mut [u8], &'b mut [u8]) -> Channel<'b>,
+    responder: impl for<'b> FnOnce(&'b mut [u8], &'b mut [u8]) -> Channel<'b>,
+) {
+    let mut memory = [(); 4].map(|()| vec![0u8; buffer_bytes(PAYLOAD)]);
+    let [a, b, c, d] = &mut memory;
+    let (mut initiator, mut responder) = (initiator(a, b), responder(c, d));
+    let (tested, peer) =
+        if bytes.byte() & 1 == 1 { (&mut initiator, &mut responder) } else { (&mut responder, &mut initiator) };
+    // Frames that the peer said, and how many were delivered.
+    let (mut said, mut heard) = (Vec::<(u8, Vec<u8>)>::new(), 0);
+    let mut honest = true;
+    while !bytes.is_empty() && !tested.is_closed() {
+        // What an initiator says first, a responder's verdict.
+        give(peer, &take(tested)).expect("the end under test is honest");
+        let mut wire = match bytes.byte() % 4 {
+            0 => {
+                honest = false;
+                let count = usize::from(bytes.word());
+                bytes.take(count).to_vec()
+            }
+            _ if peer.is_established() && peer.can_send() => {
+                let (kind, len) = (bytes.byte(), usize::from(bytes.byte()).min(PAYLOAD));
+                let payload = bytes.fill(len);
+                peer.send(kind, &payload).unwrap();
+                said.push((kind, payload));
+                take(peer)
+            }
+            _ => take(peer),
+        };
+        match bytes.byte() % 8 {
+            0 => {
+                let cut = usize::from(bytes.byte()).min(wire.len());
+                honest &= cut == wire.len();
+                wire.truncate(cut);
+            }
+            1 if !wire.is_empty() => {
+                let at = usize::from(bytes.word()) % wire.len();
+                let change = bytes.byte();
+                honest &= change == 0;
+                wire[at] ^= change;
+            }
+            2 => {
+                honest &= wire.is_empty();
+                wire.extend_from_within(..);
+            }
+            _ => {}
+        }
+        match give(tested, &wire) {
+            Ok(frames) => {
+                for frame in frames {
+                    assert_eq!(said.get(heard), Some(&frame), "not the peer's next frame");
+                    heard += 1;
+                }
+            }
+            Err(error) => {
+                assert!(!honest, "the peer's own bytes are refused: {error}");
+                assert!(tested.is_closed() && tested.wanted().is_empty() && tested.pending().is_empty());
+                assert_eq!(tested.received(0), Err(ChannelError::Closed));
+            }
+        }
+    }
+    let closed = tested.is_closed();
+    drop(initiator);
+    drop(responder);
+    assert!(!closed || memory.iter().all(|buffer| buffer.iter().all(|byte| *byte == 0)));
+}
+
+fn take(channel: &mut Channel) -> Vec<u8> {
+    let bytes = channel.pending().to_vec();
+    let _ = channel.sent(bytes.len());
+    bytes
+}
+
+/// Feeds all bytes and lets in whoever proves to be the device; the frames that came.
+fn give(channel: &mut Channel, bytes: &[u8]) -> Result<Vec<(u8, Vec<u8>)>, ChannelError> {
+    let mut frames = Vec::new();
+    let mut rest = bytes;
+    loop {
+        let (taken, event) = channel.feed(rest)?;
+        rest = &rest[taken..];
+        match event {
+            Event::Identity(key) => {
+                assert_eq!(key, device_secret().public_key());
+                channel.accept()?;
+            }
+            Event::Frame { kind, len } => {
+                assert_eq!(len, channel.payload().len());
+                frames.push((kind, channel.payload().to_vec()));
+            }
+            Event::NeedMore if rest.is_empty() || taken == 0 => return Ok(frames),
+            Event::Established | Event::NeedMore => {}
+        }
     }
 }

@@ -299,7 +299,37 @@ impl<'b, C: Counters> DeviceSession<'b, C> {
         BufferError::check("receive buffer", DeviceMemory::FRAME_BYTES, rx.len())?;
         BufferError::check("send buffer", DeviceMemory::FRAME_BYTES, tx.len())?;
         let channel = Channel::initiator(Link::DeviceServer, identity.secret, identity.server, rng, rx, tx)?;
-        Ok(Self {
+        Ok(Self::over(channel, State::Connecting, identity, work, input, tile, counters))
+    }
+
+    /// A session whose handshake is behind it, under keys that everyone knows: a fuzzer cannot spend its time on X25519.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect).
+    #[cfg(fuzzing)]
+    pub fn established(
+        identity: DeviceIdentity<'_>,
+        memory: DeviceMemory<'b>,
+        tile: u16,
+        counters: C,
+    ) -> Result<Self, SessionError> {
+        let DeviceMemory { rx, tx, work, input } = memory;
+        let channel = Channel::established(Link::DeviceServer, true, rx, tx)?;
+        let mut session = Self::over(channel, State::Greeting, identity, work, input, tile, counters);
+        session.start()?;
+        Ok(session)
+    }
+
+    fn over(
+        channel: Channel<'b>,
+        state: State,
+        identity: DeviceIdentity<'_>,
+        work: &'b mut [u32],
+        input: &'b mut [i16],
+        tile: u16,
+        counters: C,
+    ) -> Self {
+        Self {
             channel,
             work,
             input,
@@ -307,13 +337,13 @@ impl<'b, C: Counters> DeviceSession<'b, C> {
             least: identity.routing,
             counters,
             tile: tile.max(1),
-            state: State::Connecting,
+            state,
             pool: None,
             stock: Vec::new(),
             used: None,
             filled: 0,
             classes: 0,
-        })
+        }
     }
 
     /// Where the next bytes from the link belong, and the bytes that wait to go out. The first is

@@ -12,6 +12,10 @@ use crate::lab::{Secret, Seeds, deal, offline};
 
 /// A party that departs from the protocol. What it does not change stays honest.
 pub trait Tamper {
+    /// What the server registers with the dealer, which knows no better.
+    fn registered(&mut self, secret: &Secret) -> Secret {
+        secret.clone()
+    }
     /// The device's corrections, before they go.
     fn corrections(&mut self, corrections: &mut Vec<u8>) {
         let _ = corrections;
@@ -57,7 +61,8 @@ pub fn run(
     let program = secret.program;
     let mut corrections = offline(secret, seeds, counter, 1024, 4);
     tamper.corrections(&mut corrections);
-    let mut view = View { stock: deal(secret, seeds, counter), corrections, ..View::default() };
+    let stock = deal(&tamper.registered(secret), seeds, counter);
+    let mut view = View { stock, corrections, ..View::default() };
     tamper.stock(&mut view.stock);
     let device_seeds = DeviceSeeds { dealer: seeds.device_dealer.clone(), server: seeds.device_server.clone() };
     let keys = device_seeds.keys(&seeds.pool, seeds.slot, counter);

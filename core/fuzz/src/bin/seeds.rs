@@ -43,12 +43,20 @@ fn main() {
     put("control", "prepare", &encoded(&ToServer::Prepare(Prepare { slot: Slot::Model(0), counter: 1 })));
     put("control", "infer", &encoded(&ToServer::Infer(infer)));
 
-    // Both roles, before and after a handshake: frames that pass, one that is cut, one that is changed.
-    for plan in 0..4 {
-        put("channel", &format!("frames-{plan}"), &[plan, 1, 7, 20, 9, 3, 1, 8, 0, 9, 3, 1, 9, 200, 5, 3]);
-        put("channel", &format!("changed-{plan}"), &[plan, 1, 7, 20, 9, 1, 30, 0, 4]);
-        put("channel", &format!("noise-{plan}"), &[plan, 0, 8, 0, b'S', b'R', 1, 0x12, 96, 0, 1, 2, 3]);
+    // Both roles: frames that pass, one that is changed, one that is made up.
+    let steps: [(&str, &[u8]); 3] = [
+        ("frames", &[1, 7, 20, 9, 3, 1, 8, 0, 9, 3, 1, 9, 200, 5, 3]),
+        ("changed", &[1, 7, 20, 9, 1, 30, 0, 4]),
+        ("noise", &[0, 8, 0, b'S', b'R', 1, 0x12, 96, 0, 1, 2, 3]),
+    ];
+    for (name, steps) in steps {
+        for role in 0..2 {
+            put("channel", &format!("{name}-{role}"), &[&[role][..], steps].concat());
+            // Behind the two messages of the handshake.
+            put("handshake", &format!("{name}-{role}"), &[&[1, role, 1, 3, 1, 3][..], steps].concat());
+        }
     }
+    put("handshake", "connecting", &[0, b'S', b'R', 1, 0x12, 48, 0, 1, 2, 3]);
 
     // Whole conversations of every program; a step is its number, a slot and a counter.
     for (index, slot) in (0u8..).zip(&SLOTS[..4]) {
