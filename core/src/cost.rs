@@ -73,15 +73,15 @@ impl Cost {
     /// [`CircuitError`].
     pub fn of(pool: &PoolSpec, slot: Slot, tile: u16) -> Result<Self, CircuitError> {
         let program = Program::of(pool, slot)?;
-        let router = slot == Slot::Router;
-        let mut count = Count { cost: Self::default(), router, tile: tile.max(1), device_turn: false, cuts: 0 };
+        let mut count =
+            Count { cost: Self::default(), answers: program.answers(), tile: tile.max(1), device_turn: false, cuts: 0 };
         let layout = program.walk(&mut count)?;
         let mut cost = count.cost;
 
         let link = LinkProfile::UART;
         let infer = ToServer::Infer(Infer { slot, counter: 0, lambda: 0, allowed: 0, link });
         cost.online.up += control_bytes(encoded_bytes(&infer));
-        if router && pool.routing != Routing::Device {
+        if slot == Slot::Router && pool.routing != Routing::Device {
             let route = ToDevice::Route(Route { slot: Slot::Model(0), counter: 0 });
             cost.online.down += control_bytes(encoded_bytes(&route));
             cost.online.half_trips += 1;
@@ -102,7 +102,8 @@ impl Cost {
         Ok(cost)
     }
 
-    /// Costs of an inference that the router of `pool` sends to the model of this `index`.
+    /// Costs of an inference that the router of `pool` sends to the model of this `index`, or of one after the
+    /// other where the device asks for it itself.
     ///
     /// # Errors
     /// [`CircuitError`].
@@ -112,7 +113,8 @@ impl Cost {
             router.online.down += router.own_answer;
             return Ok(router);
         }
-        Ok(router.then(&Self::of(pool, Slot::Model(index), tile)?))
+        let model = Self::of(pool, Slot::Model(index), tile)?;
+        Ok(if pool.routing == Routing::Device { router.plus(&model) } else { router.then(&model) })
     }
 
     /// `self` is the router's, `model` the chosen model's. The model's own request is not sent.
@@ -173,7 +175,8 @@ const fn control_bytes(payload: usize) -> u64 {
 
 struct Count {
     cost: Cost,
-    router: bool,
+    /// What is revealed is a router's own answer.
+    answers: bool,
     tile: u16,
     /// Whether the device sent last.
     device_turn: bool,
@@ -239,7 +242,7 @@ impl Party for Count {
     fn gate(&mut self, gate: &Gate) -> Result<(), CircuitError> {
         for message in gate.messages() {
             let bytes = framed_bytes(message.bytes() as u64);
-            if self.router && message.kind == MessageKind::Reveal {
+            if self.answers && message.kind == MessageKind::Reveal {
                 self.cost.own_answer += bytes;
                 continue;
             }

@@ -6,7 +6,8 @@ mod lab;
 use std::collections::BTreeSet;
 
 use lab::peer::{
-    Crossed, Fixture, Frame, Memory, Outcome, Peer, Session, Store, Tamper, carry, connect, event, request,
+    Crossed, Fixture, Frame, Memory, Outcome, Peer, Session, Store, Tamper, answering_pool, carry, connect, event,
+    pool, request,
 };
 use lab::{Dither, reference};
 use secure_router_core::channel::ChannelError;
@@ -15,6 +16,7 @@ use secure_router_core::cost::{Cost, router_scores};
 use secure_router_core::device::{DeviceError, work_words};
 use secure_router_core::driver;
 use secure_router_core::error::BufferError;
+use secure_router_core::routing::Routing;
 use secure_router_core::session::{
     Control, DeviceMemory, DeviceSession, Event, FRAME_CONTROL, FRAME_DATA, FRAME_PAYLOAD, MAX_COUNTER_SKIP, Refusal,
     Request, Route, SessionError, ToDevice, Welcome,
@@ -179,6 +181,11 @@ fn a_routers_own_answer_without_its_route_is_refused() {
 #[test]
 fn the_cost_model_is_right_to_the_byte() {
     [Fixture::shared(), Fixture::answering()].into_iter().for_each(the_cost_model_is_right_for);
+    for routing in [Routing::Private { epsilon: 1000 }, Routing::Device] {
+        [pool(), answering_pool()].into_iter().for_each(|pool| {
+            the_cost_model_is_right_for(Fixture::new(PoolSpec { routing, ..pool }));
+        });
+    }
 }
 
 fn the_cost_model_is_right_for(fixture: &'static Fixture) {
@@ -217,6 +224,8 @@ fn the_cost_model_is_right_for(fixture: &'static Fixture) {
             session.infer(ask, &fixture.input(round as i16)).unwrap();
             let measured = measure(&mut session, &mut peer);
             let model = match slot {
+                // The device alone knows, and nothing follows.
+                Slot::Router if fixture.pool.routing == Routing::Device => cost(slot),
                 Slot::Router => {
                     chosen.insert(peer.chosen.unwrap());
                     routed(peer.chosen.unwrap())
@@ -224,14 +233,14 @@ fn the_cost_model_is_right_for(fixture: &'static Fixture) {
                 Slot::Model(_) => cost(slot),
             };
             assert_eq!(measured, traffic(model.online), "{slot:?} online");
-            if slot == Slot::Router && !fixture.pool.router_answers(peer.chosen.unwrap()) {
-                let model = peer.chosen.unwrap();
+            let ran = peer.chosen.filter(|model| slot == Slot::Router && !fixture.pool.router_answers(*model));
+            if let Some(model) = ran {
                 session.prepare(model).unwrap();
                 measure(&mut session, &mut peer);
             }
         }
     }
-    assert!(chosen.len() > 1, "{chosen:?}");
+    assert!(chosen.len() > 1 || fixture.pool.routing == Routing::Device, "{chosen:?}");
     assert_eq!(routed(LARGE).offline.up, cost(Slot::Router).offline.up + cost(LARGE).offline.up);
 }
 
