@@ -7,7 +7,8 @@
 //! | layer | modules |
 //! | --- | --- |
 //! | ring and randomness | [`ring`], [`prg`], [`keys`] |
-//! | public shapes and policies | [`spec`], [`value`], [`routing`], [`quota`] |
+//! | public shapes and policies | [`spec`], [`routing`], [`quota`] |
+//! | inputs | [`value`], [`text`] |
 //! | programs and gates | [`circuit`], [`model`], [`gate`] |
 //! | what each role does with a program | [`device`], [`server`], [`dealer`], [`clear`], [`cost`] |
 //! | between the parties | [`channel`], [`session`], [`driver`] |
@@ -52,6 +53,7 @@ pub mod routing;
 pub mod server;
 pub mod session;
 pub mod spec;
+pub mod text;
 pub mod value;
 
 pub use rand_core;

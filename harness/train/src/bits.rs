@@ -8,6 +8,8 @@ use secure_router_core::spec::Opening;
 /// The openings of one model; all layers share them.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Bits {
+    /// Fractional bits of the input.
+    pub(crate) input_frac: u8,
     pub(crate) qkv: Opening,
     pub(crate) score: Opening,
     pub(crate) mix: Opening,

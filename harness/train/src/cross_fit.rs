@@ -2,10 +2,11 @@
 //! validated fold. The copies give honest validation figures on the train split, and the router its
 //! targets.
 
-use crate::data::{Dataset, folds};
-use crate::feature::{Features, real};
+use crate::data::{Dataset, Example, folds};
+use crate::feature::Features;
 use crate::frontier::Case;
 use crate::integer::{Integers, integers};
+use crate::lexicon::Lexicon;
 use crate::nn::Mode;
 use crate::nn::loss::argmax;
 use crate::nn::model::Model;
@@ -66,7 +67,7 @@ impl<'a> CrossFit<'a> {
 
     /// Example `i` as real values on the integer grid.
     pub(crate) fn real_input(&self, i: usize) -> impl Iterator<Item = f32> {
-        self.input(i).iter().copied().map(real)
+        self.input(i).iter().map(|&v| self.features.real(v))
     }
 
     /// Out-of-fold copies (per fold, per model) and, if `finals`, the models themselves. The last
@@ -92,13 +93,10 @@ impl<'a> CrossFit<'a> {
 
     fn train_one(&self, recipe: &Recipe, held_out: Option<usize>, teacher: Option<&Model>) -> Model {
         let used = self.data.examples.iter().zip(&self.folds).filter(|(_, f)| held_out != Some(**f));
-        let source = Labelled {
-            examples: used.map(|(e, _)| e).collect(),
-            features: &self.features,
-            classes: self.classes(),
-            mix: self.mix,
-            teacher,
-        };
+        let examples: Vec<&Example> = used.map(|(e, _)| e).collect();
+        let lexicon = (self.data.kind == "text").then(|| Lexicon::of(&examples, self.classes()));
+        let source =
+            Labelled { examples, lexicon, features: &self.features, classes: self.classes(), mix: self.mix, teacher };
         let rng = Rng::new(self.seed, &format!("{} without {held_out:?}", recipe.name));
         train(recipe, &source, rng, &self.bar)
     }

@@ -2,12 +2,12 @@
 
 use crate::data::{Dataset, Example};
 use crate::rng::Rng;
+use secure_router_core::text;
 
-/// What one unit of the integer input is worth, in standard deviations.
-pub(crate) const INPUT_STEP: f32 = 1.0 / INPUT_SCALE as f32;
-const INPUT_SCALE: u32 = 1 << INPUT_FRAC;
-/// Fractional bits of the integer input.
-pub(crate) const INPUT_FRAC: u8 = 4;
+/// What one unit of an integer input of `frac` fractional bits is worth.
+pub(crate) fn step(frac: u8) -> f32 {
+    1.0 / (1u32 << frac) as f32
+}
 
 /// How the values of an example become an input of fixed length.
 #[derive(Clone, Debug)]
@@ -18,6 +18,15 @@ pub(crate) enum Arrangement {
     Picture { side: usize, order: Vec<usize> },
     /// Columns in no order; a variant adds noise.
     Columns { count: usize },
+    /// The bytes of a text; a variant leaves out words.
+    Text { columns: usize },
+}
+
+impl Arrangement {
+    /// Fractional bits of the integer input: its values are in standard deviations, or counts.
+    pub(crate) fn input_frac(&self) -> u8 {
+        if matches!(self, Self::Text { .. }) { 0 } else { 4 }
+    }
 }
 
 /// How far the variants of a time series go, in parts of its length and in deviations.
@@ -49,6 +58,14 @@ pub(crate) fn patches(side: usize) -> Vec<usize> {
     order
 }
 
+const SPACE: f32 = b' ' as f32;
+
+/// A text without a `share` of its words.
+fn leave_out(bytes: &[f32], share: f32, rng: &mut Rng) -> Vec<f32> {
+    let words = bytes.split(|b| *b == SPACE).filter(|_| rng.unit() >= share);
+    words.flat_map(|word| word.iter().chain(&[SPACE])).copied().collect()
+}
+
 /// Features of one task: the arrangement, and mean and scale of each channel over the train split.
 #[derive(Clone, Debug)]
 pub(crate) struct Features {
@@ -60,6 +77,9 @@ pub(crate) struct Features {
 impl Features {
     pub(crate) fn of(train: &Dataset, arrangement: Arrangement) -> Self {
         let channels = train.channels;
+        if matches!(arrangement, Arrangement::Text { .. }) {
+            return Self { arrangement, mean: vec![0.0], scale: vec![1.0] };
+        }
         let (mut sum, mut squares, mut n) = (vec![0f64; channels], vec![0f64; channels], 0f64);
         for row in train.examples.iter().flat_map(|e| e.values.chunks_exact(channels)) {
             for (c, &value) in row.iter().enumerate() {
@@ -85,6 +105,7 @@ impl Features {
             Arrangement::Series { frames, .. } => frames * self.channels(),
             Arrangement::Picture { side, .. } => side * side,
             Arrangement::Columns { count } => *count,
+            Arrangement::Text { columns } => text::TOKENS * columns,
         }
     }
 
@@ -93,6 +114,7 @@ impl Features {
         match &self.arrangement {
             Arrangement::Series { frames, .. } => self.resample(example, *frames, |s| s),
             Arrangement::Picture { order, .. } => order.iter().map(|&i| self.normal(i, example.values[i])).collect(),
+            Arrangement::Text { .. } => self.text(&example.values),
             Arrangement::Columns { .. } => example.values.iter().enumerate().map(|(i, &v)| self.normal(i, v)).collect(),
         }
     }
@@ -111,7 +133,16 @@ impl Features {
                 let level = rng.between(0.0, 0.15);
                 self.plain(example).into_iter().map(|v| v + level * rng.normal()).collect()
             }
+            Arrangement::Text { .. } => self.text(&leave_out(&example.values, rng.between(0.0, 0.5), rng)),
         }
+    }
+
+    /// What the device makes of a text.
+    fn text(&self, bytes: &[f32]) -> Vec<f32> {
+        let bytes: Vec<u8> = bytes.iter().map(|&b| b as u8).collect();
+        let mut input = vec![0; self.inputs()];
+        text::input(&bytes, &mut input);
+        input.into_iter().map(f32::from).collect()
     }
 
     /// Other ends, another pace, another microphone or mounting.
@@ -173,32 +204,51 @@ impl Features {
 
     /// The integers that the device feeds in.
     pub(crate) fn quantised(&self, example: &Example) -> Vec<i8> {
-        self.plain(example).into_iter().map(quantise).collect()
+        self.plain(example).into_iter().map(|v| self.quantise(v)).collect()
     }
 
     /// A variant on the integer grid, as real values.
     pub(crate) fn variant_on_grid(&self, example: &Example, rng: &mut Rng) -> Vec<f32> {
-        self.variant(example, rng).into_iter().map(|v| real(quantise(v))).collect()
+        self.variant(example, rng).into_iter().map(|v| self.real(self.quantise(v))).collect()
+    }
+
+    /// The example itself on the integer grid, as real values.
+    pub(crate) fn on_grid(&self, example: &Example) -> Vec<f32> {
+        self.quantised(example).into_iter().map(|v| self.real(v)).collect()
+    }
+
+    /// Words of two texts, in any order.
+    pub(crate) fn mixed_text(&self, example: &Example, other: &Example, rng: &mut Rng) -> Example {
+        let share = rng.unit();
+        let both = [leave_out(&example.values, 1.0 - share, rng), leave_out(&other.values, share, rng)].concat();
+        let mut words: Vec<&[f32]> = both.split(|b| *b == SPACE).filter(|word| !word.is_empty()).collect();
+        rng.shuffle(&mut words);
+        Example { values: words.join(&SPACE), ..example.clone() }
     }
 
     /// A variant with a `share` of a variant of `other`, on the integer grid, as real values.
     pub(crate) fn mixed_on_grid(&self, example: &Example, other: &Example, share: f32, rng: &mut Rng) -> Vec<f32> {
         let (mut values, others) = (self.variant(example, rng), self.variant(other, rng));
         for (v, o) in values.iter_mut().zip(others) {
-            *v = real(quantise(*v + share * (o - *v)));
+            *v = self.real(self.quantise(*v + share * (o - *v)));
         }
         values
     }
-}
 
-/// Rounds a normalised value to the device's integer.
-fn quantise(value: f32) -> i8 {
-    (value / INPUT_STEP).round().clamp(-127.0, 127.0) as i8
-}
+    /// What one unit of the integer input is worth.
+    pub(crate) fn step(&self) -> f32 {
+        step(self.arrangement.input_frac())
+    }
 
-/// What a device's integer stands for.
-pub(crate) fn real(value: i8) -> f32 {
-    f32::from(value) * INPUT_STEP
+    /// Rounds a normalised value to the device's integer.
+    fn quantise(&self, value: f32) -> i8 {
+        (value / self.step()).round().clamp(-127.0, 127.0) as i8
+    }
+
+    /// What a device's integer stands for.
+    pub(crate) fn real(&self, value: i8) -> f32 {
+        f32::from(value) * self.step()
+    }
 }
 
 #[cfg(test)]
@@ -227,7 +277,8 @@ mod tests {
 
     #[test]
     fn quantising_saturates() {
-        assert_eq!([99.0, -99.0, 0.1].map(quantise), [127, -127, 2]);
+        let features = plain(Arrangement::Columns { count: 1 }, 1);
+        assert_eq!([99.0, -99.0, 0.1].map(|v| features.quantise(v)), [127, -127, 2]);
     }
 
     #[test]

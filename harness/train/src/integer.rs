@@ -1,7 +1,7 @@
 //! A trained model as the integers that the parties compute with.
 
 use crate::bits::Bits;
-use crate::feature::INPUT_STEP;
+use crate::feature::step;
 use crate::nn::function::{gelu, sigmoid};
 use crate::nn::linear::Linear;
 use crate::nn::model::Model;
@@ -42,7 +42,7 @@ pub(crate) fn integers(
     name: &'static str,
 ) -> Result<Integers> {
     let mut composer = Composer { model, terms: Vec::new(), integers: Integers::default(), name };
-    composer.add_term(INPUT_STEP, &model.embed);
+    composer.add_term(step(bits.input_frac), &model.embed);
     for block in &model.blocks {
         if let Some(sub) = &block.attention {
             let inner = &sub.inner;
@@ -152,7 +152,6 @@ fn narrow(value: f64, name: &str, what: &str) -> Result<i16> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::feature::real;
     use crate::nn::{Mode, Rounding};
     use crate::reference::Interpreter;
     use crate::rng::Rng;
@@ -186,7 +185,7 @@ mod tests {
                 std::array::from_fn(|i| (levels[i % 13] + 6.0 * rng.normal()) as i8)
             })
             .collect();
-        let real: Vec<f32> = integer.as_flattened().iter().copied().map(real).collect();
+        let real: Vec<f32> = integer.as_flattened().iter().map(|&v| f32::from(v) * step(4)).collect();
         for mut recipe in Task::of(&toy("speech", 13, 32, 40)).unwrap().models {
             // Fine weights: this test is about composing; what coarse ones cost is measured on data.
             recipe.bits.qkv.shift = 10;

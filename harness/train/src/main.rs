@@ -10,6 +10,7 @@ mod feature;
 mod frontier;
 mod import;
 mod integer;
+mod lexicon;
 mod nn;
 mod npy;
 mod pool;

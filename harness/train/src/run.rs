@@ -2,7 +2,7 @@
 
 use crate::cross_fit::CrossFit;
 use crate::data::Dataset;
-use crate::feature::{Features, INPUT_FRAC, INPUT_STEP};
+use crate::feature::Features;
 use crate::frontier::{Operation, Prices, accuracy, choose, operations};
 use crate::integer::Integers;
 use crate::nn::model::Style;
@@ -115,7 +115,7 @@ pub(crate) fn run(train: Dataset, options: &Options) -> Result<()> {
         ("data", train.source.clone()),
         ("seed", options.seed.to_string()),
         ("command", options.command.clone()),
-        ("input_step", INPUT_STEP.to_string()),
+        ("input_step", run.features.step().to_string()),
         ("input_mean", numbers(&run.features.mean)),
         ("input_scale", numbers(&run.features.scale)),
         ("lambda", chosen.lambda.to_string()),
@@ -182,7 +182,7 @@ pub(crate) fn assemble(train: &Dataset, task: &Task, programs: Vec<Integers>) ->
         task: name,
         input_len: Features::of(train, task.arrangement.clone()).inputs().try_into()?,
         input_bits: 8,
-        input_frac: INPUT_FRAC,
+        input_frac: task.arrangement.input_frac(),
         classes: train.classes.len().try_into()?,
         output: Output::Label,
         routing: Routing::Open,

@@ -7,6 +7,7 @@ use crate::nn::model::{Shape, Style};
 use crate::train::Recipe;
 use anyhow::{Context, Result, bail, ensure};
 use secure_router_core::spec::{MAX_COLUMNS, ModelSpec, NamedModel, Opening};
+use secure_router_core::text;
 
 /// Everything that decides a run, but its data and its seed.
 #[derive(Clone, Debug)]
@@ -32,6 +33,7 @@ const fn opening(shift: u8, index_bits: u8) -> Opening {
 /// Every opening and the output need at most 16 bits of a wire: the wires of the stream are sent
 /// with the widest need of any reader, so one wide gate would make all of them wide.
 const BITS: Bits = Bits {
+    input_frac: 4,
     qkv: opening(6, 10),
     score: opening(6, 8),
     mix: opening(6, 10),
@@ -87,11 +89,13 @@ impl Task {
             "sensor" => Self::sensor(train),
             "image" => Self::image(train),
             "table" => Self::table(train)?,
+            "text" => Self::text(train),
             kind => bail!("the train file is of an unknown kind `{kind}`"),
         };
         let frames = match task.arrangement {
             Arrangement::Series { .. } => None,
             Arrangement::Picture { side, .. } => Some(side * side),
+            Arrangement::Text { .. } => None,
             Arrangement::Columns { .. } => Some(1),
         };
         let fits = |values: &[f32]| frames.is_none_or(|f| values.len() == f * train.channels);
@@ -157,6 +161,27 @@ impl Task {
             copies: 1,
             variants: 4,
             router: ends.router(&models, 12),
+            models,
+        }
+    }
+
+    /// Texts as rows of words' codes. Attention loses here, since the teacher of mixed words knows no
+    /// order: the models differ in how finely they read the codes.
+    fn text(train: &Dataset) -> Self {
+        /// Columns of a word's code: inputs then have as many values as most boards have room for.
+        const COLUMNS: usize = 64;
+        let mut ends = Ends::of(train, text::TOKENS * COLUMNS).with_more_room();
+        ends.bits.input_frac = 0;
+        let epochs = (500_000 / train.examples.len()).clamp(10, 200);
+        let model = |name, ffn, rate| ends.model(name, [text::TOKENS, COLUMNS, 0, ffn, 1], epochs, rate);
+        let models = vec![model("micro", 32, 0.005), model("small", 64, 0.004), model("large", 128, 0.004)];
+        Self {
+            arrangement: Arrangement::Text { columns: COLUMNS },
+            mix: 0.0,
+            folds: 5,
+            copies: 3,
+            variants: 8,
+            router: ends.router(&models, 10),
             models,
         }
     }

@@ -3,6 +3,7 @@
 use crate::bits::{Bits, calibrate};
 use crate::data::Example;
 use crate::feature::Features;
+use crate::lexicon::Lexicon;
 use crate::nn::loss::{binary_gradient, cross_entropy, softmax};
 use crate::nn::model::{Model, Shape, Style};
 use crate::nn::optimiser::Optimiser;
@@ -126,10 +127,27 @@ pub(crate) struct Labelled<'a> {
     pub(crate) mix: f32,
     /// A larger model, trained on the same examples.
     pub(crate) teacher: Option<&'a Model>,
+    /// Teaches all models of texts instead.
+    pub(crate) lexicon: Option<Lexicon>,
 }
 
 impl Labelled<'_> {
+    /// Mixtures of the words of two texts, and what the lexicon thinks of them.
+    fn texts(&self, lexicon: &Lexicon, chosen: &[usize], rng: &mut Rng) -> Batch {
+        let (mut inputs, mut targets) = (Vec::new(), Vec::new());
+        for &i in chosen {
+            let other = self.examples[rng.below(self.examples.len())];
+            let mixture = self.features.mixed_text(self.examples[i], other, rng);
+            inputs.extend(self.features.on_grid(&mixture));
+            targets.extend(lexicon.probabilities(&mixture.values));
+        }
+        Batch { inputs, targets }
+    }
+
     fn batch(&self, chosen: &[usize], teacher: Option<&mut Model>, rng: &mut Rng) -> Batch {
+        if let Some(lexicon) = &self.lexicon {
+            return self.texts(lexicon, chosen, rng);
+        }
         let classes = self.classes;
         let mut inputs = Vec::with_capacity(chosen.len() * self.features.inputs());
         let mut targets = vec![SMOOTHING / classes as f32; chosen.len() * classes];
@@ -248,7 +266,7 @@ mod tests {
         let recipe = Recipe { epochs: 5, ..task.models[0].clone() };
         let weights = |label: &str| -> Vec<u32> {
             let examples = data.examples.iter().collect();
-            let source = Labelled { examples, features: &features, classes: 2, mix: 0.4, teacher: None };
+            let source = Labelled { examples, features: &features, classes: 2, mix: 0.4, teacher: None, lexicon: None };
             let mut model = train(&recipe, &source, Rng::new(1, label), &ProgressBar::hidden());
             model.params().flat_map(|p| &p.value).map(|v| v.to_bits()).collect()
         };

@@ -4,6 +4,7 @@ mod image;
 mod sensor;
 mod speech;
 mod table;
+mod text;
 
 pub(crate) use image::SIDE;
 pub(crate) use table::{Columns, read as read_table};
@@ -13,7 +14,10 @@ use anyhow::{Result, bail};
 use std::path::Path;
 
 /// Tasks whose raw data `fetch.sh` brings.
-pub(crate) const FETCHED: [&str; 3] = ["speech", "sensor", "image"];
+pub(crate) const FETCHED: [&str; 4] = ["speech", "sensor", "image", "text"];
+
+/// Where data come without a split, one of so many parts is tested on.
+const PARTS: usize = 5;
 
 /// Splits the raw data of `task` in `dir`.
 pub(crate) fn split(task: &str, dir: &Path) -> Result<Split> {
@@ -21,6 +25,7 @@ pub(crate) fn split(task: &str, dir: &Path) -> Result<Split> {
         "speech" => speech::split(dir),
         "sensor" => sensor::split(dir),
         "image" => image::split(dir),
+        "text" => text::split(dir),
         _ => bail!("unknown task `{task}` (known: {})", FETCHED.join(", ")),
     }
 }

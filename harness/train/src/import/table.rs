@@ -1,8 +1,11 @@
-//! The user's own labelled examples: CSV with a header, or JSON lines.
+//! The user's own labelled examples: CSV with a header, or JSON lines; numbers, or a text.
 
+use super::PARTS;
+use super::text::bytes;
 use crate::data::{Dataset, Example, SPLIT_SEED, Split, folds};
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use secure_router_core::spec::{MAX_INPUT, MAX_LABELS};
+use secure_router_core::text;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -14,9 +17,10 @@ pub(crate) struct Columns {
     pub(crate) group: Option<String>,
 }
 
+/// The column that holds a text; there are no values then.
+const TEXT: &str = "text";
 /// Fewest examples of a class: a fifth of them is tested on, and each fold needs some.
 const MIN_PER_CLASS: usize = 20;
-const PARTS: usize = 5;
 
 /// Reads `path` and splits off a fifth for the test.
 pub(crate) fn read(path: &Path, name: &str, columns: &Columns) -> Result<Split> {
@@ -26,9 +30,10 @@ pub(crate) fn read(path: &Path, name: &str, columns: &Columns) -> Result<Split> 
     table.and_then(|t| t.into_split(name)).with_context(|| path.display().to_string())
 }
 
-/// Rows of equal length with their labels and groups, as text.
+/// Rows of equal length, or of the bytes of a text, with their labels and groups.
 #[derive(Default)]
 struct Table {
+    of_text: bool,
     rows: Vec<Vec<f32>>,
     labels: Vec<String>,
     groups: Vec<Option<String>>,
@@ -64,9 +69,10 @@ impl Table {
         let groups = known.len();
         ensure!(groups == 0 || groups >= 2 * PARTS, "{groups} groups are too few: at least {} are needed", 2 * PARTS);
         let part = folds(examples.iter(), PARTS, SPLIT_SEED);
-        let channels = examples.first().map_or(0, |e| e.values.len());
+        let columns = examples.first().map_or(0, |e| e.values.len());
+        let (kind, channels) = if self.of_text { ("text", 1) } else { ("table", columns) };
         let all = Dataset {
-            kind: "table".to_owned(),
+            kind: kind.to_owned(),
             name: name.to_owned(),
             channels,
             classes,
@@ -93,6 +99,21 @@ fn finite(value: f64, line: usize, column: &str) -> Result<f32> {
     Ok(narrow)
 }
 
+/// A text that holds a word. One that occurs twice is a group, so that it is on one side of every split.
+fn add_text(table: &mut Table, text: &str, group: Option<String>, line: usize) -> Result<()> {
+    let mut found = 0;
+    text::words(text.as_bytes(), |_, ends| found |= ends);
+    ensure!(found != 0, "line {line} has no text, or none with a word of two letters");
+    table.of_text = true;
+    table.rows.push(bytes(text));
+    table.groups.push(group.or_else(|| Some(text.to_owned())));
+    Ok(())
+}
+
+fn not_beside_text(name: &str) -> anyhow::Error {
+    anyhow!("there is a column `{name}` beside `{TEXT}`: a text is an example by itself")
+}
+
 fn width(values: usize) -> Result<()> {
     ensure!(values > 0, "there is no column of values beside the label");
     ensure!(values <= usize::from(MAX_INPUT), "{values} columns are more than {MAX_INPUT}");
@@ -110,7 +131,13 @@ fn csv_rows(text: &str, columns: &Columns) -> Result<Table> {
         Some(name) => Some(place(name).with_context(|| format!("there is no column `{name}` in the header line"))?),
         None => None,
     };
-    width(header.len() - 1 - usize::from(group_at.is_some()))?;
+    let text_at = place(TEXT);
+    let values = (0..header.len()).filter(|i| ![Some(label_at), group_at, text_at].contains(&Some(*i)));
+    match (text_at, values.clone().next()) {
+        (Some(_), Some(other)) => return Err(not_beside_text(&header[other])),
+        (Some(_), None) => {}
+        (None, _) => width(values.clone().count())?,
+    }
     let mut table = Table::default();
     for record in reader.records() {
         let record = record?;
@@ -122,20 +149,20 @@ fn csv_rows(text: &str, columns: &Columns) -> Result<Table> {
             header.len()
         );
         ensure!(!record[label_at].is_empty(), "line {line} has no label");
-        let mut row = Vec::with_capacity(header.len());
-        for (i, (name, field)) in header.iter().zip(&record).enumerate() {
-            if i != label_at && Some(i) != group_at {
-                row.push(number(field, line, name)?);
-            }
-        }
-        table.rows.push(row);
+        let group = group_at.map(|at| record[at].to_owned());
         table.labels.push(record[label_at].to_owned());
-        table.groups.push(group_at.map(|at| record[at].to_owned()));
+        if let Some(at) = text_at {
+            add_text(&mut table, &record[at], group, line)?;
+        } else {
+            let row = values.clone().map(|i| number(&record[i], line, &header[i]));
+            table.rows.push(row.collect::<Result<_>>()?);
+            table.groups.push(group);
+        }
     }
     Ok(table)
 }
 
-/// Objects with a label and either a list `values` or numbers under names.
+/// Objects with a label and a `text`, a list `values`, or numbers under names.
 fn json_lines(text: &str, columns: &Columns) -> Result<Table> {
     use serde_json::{Map, Value};
     let scalar = |value: &Value| match value {
@@ -157,6 +184,19 @@ fn json_lines(text: &str, columns: &Columns) -> Result<Table> {
             }
             None => None,
         };
+        table.labels.push(label);
+        if object.contains_key(TEXT) || table.of_text {
+            let known = [&columns.label, TEXT];
+            let other =
+                object.keys().find(|name| !known.contains(&name.as_str()) && Some(*name) != columns.group.as_ref());
+            ensure!(names.is_none(), "line {line} has a text, the first line has none");
+            if let Some(other) = other {
+                return Err(not_beside_text(other)).with_context(|| format!("line {line}"));
+            }
+            let text = object.get(TEXT).and_then(Value::as_str).unwrap_or_default();
+            add_text(&mut table, text, group, line)?;
+            continue;
+        }
         let not_value = |name: &str| name == columns.label || Some(name) == columns.group.as_deref();
         let fields: Vec<(String, &Value)> = match object.get("values") {
             Some(Value::Array(values)) => (0..).zip(values).map(|(i, v)| (format!("values[{i}]"), v)).collect(),
@@ -179,7 +219,6 @@ fn json_lines(text: &str, columns: &Columns) -> Result<Table> {
             None => bail!("line {line}, `{name}`: {value} is not a number"),
         });
         table.rows.push(row.collect::<Result<_>>()?);
-        table.labels.push(label);
         table.groups.push(group);
     }
     Ok(table)
@@ -265,5 +304,42 @@ mod tests {
         assert!(error("{").starts_with("line 61 is not a JSON object"));
         let named = json_lines(r#"{"label":"a","x":1,"y":2}"#, &columns()).unwrap();
         assert_eq!(named.rows, [[1.0, 2.0]]);
+    }
+    #[test]
+    fn texts_are_read_and_their_faults_named() {
+        let line = |i: usize| format!("\"Item {i}, fine\",{}\n", i % 2);
+        let good = format!("text,label\n{}", (0..60).map(line).collect::<String>());
+        let split = csv_rows(&good, &columns()).unwrap().into_split("mine").unwrap();
+        assert_eq!((split.train.kind.as_str(), split.train.channels), ("text", 1));
+        assert!(split.train.examples.iter().all(|e| e.values.ends_with(&bytes(", fine"))));
+        assert_eq!(csv_error(&format!("{good}one\n")), "line 62 has 1 fields, the header line has 2");
+        assert_eq!(csv_error(&format!("{good}one,\n")), "line 62 has no label");
+        for empty in ["", "\"\"", "!?", "a b"] {
+            let said = csv_error(&format!("{good}{empty},1\n"));
+            assert_eq!(said, "line 62 has no text, or none with a word of two letters");
+        }
+        assert_eq!(csv_error(&format!("{good}one,x\n")), "class `x` has 1 examples; at least 20 are needed");
+        let error = csv_error("text,label,size\none,1,2\n");
+        assert_eq!(error, "there is a column `size` beside `text`: a text is an example by itself");
+
+        let line = |i: usize| format!("{{\"label\":{},\"text\":\"item {i}\"}}\n", i % 2);
+        let good: String = (0..60).map(line).collect();
+        assert_eq!(json_lines(&good, &columns()).unwrap().into_split("mine").unwrap().train.kind, "text");
+        let error = |extra: &str| format!("{:#}", json_lines(&format!("{good}{extra}\n"), &columns()).err().unwrap());
+        assert_eq!(error(r#"{"text":"one"}"#), "line 61 has no label `label`");
+        for line in [r#"{"label":1}"#, r#"{"label":1,"text":""}"#, r#"{"label":1,"text":7}"#] {
+            assert_eq!(error(line), "line 61 has no text, or none with a word of two letters");
+        }
+        assert!(error(r#"{"label":1,"text":"one","x":1}"#).starts_with("line 61: there is a column `x` beside"));
+        let mixed = json_lines("{\"label\":1,\"x\":1}\n{\"label\":1,\"text\":\"one\"}", &columns());
+        assert_eq!(mixed.err().unwrap().to_string(), "line 2 has a text, the first line has none");
+    }
+
+    #[test]
+    fn a_text_that_occurs_twice_is_not_split() {
+        let line = |i: usize| format!("item {},{}\n", i / 2, i / 2 % 2);
+        let text = format!("text,label\n{}", (0..200).map(line).collect::<String>());
+        let split = csv_rows(&text, &columns()).unwrap().into_split("mine").unwrap();
+        assert!(split.test.examples.iter().all(|t| split.train.examples.iter().all(|e| e.values != t.values)));
     }
 }

@@ -1,0 +1,114 @@
+//! The teacher of text models: which words speak for which class?
+//!
+//! Models see words as codes and have to learn to read these. What they learn from is a linear model
+//! of all words, which no party ever has: it labels any mixture of words, so that there is no end of texts.
+
+use crate::data::Example;
+use crate::nn::loss::softmax;
+use secure_router_core::text;
+
+/// Logarithm of the number of weights per class: collisions are few.
+const BITS: u32 = 18;
+const ROUNDS: usize = 300;
+/// The inverse of the largest curvature: a bag has the length 1, and so has the bias.
+const STEP: f64 = 1.0;
+/// Weight of the squares of the weights in the loss.
+const RIDGE: f64 = 3e-5;
+
+/// Softmax regression on the words of a text.
+pub(crate) struct Lexicon {
+    /// Words x classes.
+    weights: Vec<f64>,
+    bias: Vec<f64>,
+}
+
+/// Words of a text by number, with what each weighs: long texts have no louder words.
+struct Bag {
+    words: Vec<usize>,
+    weight: f64,
+}
+
+impl Bag {
+    fn of(bytes: &[f32]) -> Self {
+        let bytes: Vec<u8> = bytes.iter().map(|&b| b as u8).collect();
+        let mut words = Vec::new();
+        text::words(&bytes, |hash, ends| {
+            if ends != 0 {
+                words.push((hash >> (32 - BITS)) as usize);
+            }
+        });
+        words.sort_unstable();
+        words.dedup();
+        let weight = (words.len().max(1) as f64).sqrt().recip();
+        Self { words, weight }
+    }
+}
+
+impl Lexicon {
+    /// Learns from `examples` by accelerated gradient descent.
+    pub(crate) fn of(examples: &[&Example], classes: usize) -> Self {
+        let bags: Vec<Bag> = examples.iter().map(|e| Bag::of(&e.values)).collect();
+        let n = bags.len() as f64;
+        let mut new = Self { weights: vec![0.0; classes << BITS], bias: vec![0.0; classes] };
+        let mut old = new.weights.clone();
+        for round in 0..ROUNDS {
+            let momentum = round as f64 / (round + 3) as f64;
+            for (w, old) in new.weights.iter_mut().zip(&mut old) {
+                let ahead = *w + momentum * (*w - *old);
+                *old = std::mem::replace(w, ahead);
+            }
+            let mut change = vec![0.0; new.weights.len()];
+            let mut change_bias = vec![0.0; classes];
+            for (bag, example) in bags.iter().zip(examples) {
+                for (c, p) in new.judge(bag).into_iter().enumerate() {
+                    let d = (f64::from(p) - f64::from(u8::from(c == example.label))) / n;
+                    change_bias[c] += d;
+                    bag.words.iter().for_each(|w| change[w * classes + c] += d * bag.weight);
+                }
+            }
+            for (w, d) in new.weights.iter_mut().zip(change) {
+                *w -= STEP * (d + RIDGE * *w);
+            }
+            for (b, d) in new.bias.iter_mut().zip(change_bias) {
+                *b -= STEP * d;
+            }
+        }
+        new
+    }
+
+    fn judge(&self, bag: &Bag) -> Vec<f32> {
+        let classes = self.bias.len();
+        let logit = |c: usize| {
+            let sum: f64 = bag.words.iter().map(|w| self.weights[w * classes + c]).sum();
+            (self.bias[c] + bag.weight * sum) as f32
+        };
+        softmax(&(0..classes).map(logit).collect::<Vec<_>>(), classes)
+    }
+
+    /// How likely each class is for a text.
+    pub(crate) fn probabilities(&self, text: &[f32]) -> Vec<f32> {
+        self.judge(&Bag::of(text))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_speak_for_their_classes() {
+        let example = |i: usize| {
+            let text = format!("{} film {i}", ["poor", "plain", "fine"][i % 3]);
+            Example { values: text.bytes().map(f32::from).collect(), label: i % 3, group: 0 }
+        };
+        let examples: Vec<Example> = (100..160).map(example).collect();
+        let lexicon = Lexicon::of(&examples.iter().collect::<Vec<_>>(), 3);
+        let probabilities = |text: &str| lexicon.probabilities(&text.bytes().map(f32::from).collect::<Vec<_>>());
+        assert!(probabilities("a FINE song")[2] > 0.6);
+        assert!(probabilities("plainly")[1] > 0.6);
+        let torn = probabilities("poor, fine");
+        assert!((torn[0] - torn[2]).abs() < 0.1 && torn[1] < 0.3, "{torn:?}");
+        // Nothing known: each class as often as it occurs.
+        assert!(probabilities("unheard").iter().all(|p| (p - 1.0 / 3.0).abs() < 0.02));
+    }
+}
