@@ -69,6 +69,9 @@ pub(crate) struct Device {
     /// File of inputs (safetensors with I8 `inputs` and U8 `labels`).
     #[arg(long, default_value = crate::demo::TEST)]
     inputs: PathBuf,
+    /// A text to classify instead, for a pool that takes text; may be given several times. It stays on this machine.
+    #[arg(long, conflicts_with_all = ["inputs", "from", "count", "step", "device"])]
+    text: Vec<String>,
     /// First input.
     #[arg(long, default_value_t = 0)]
     from: usize,
@@ -279,7 +282,10 @@ impl Device {
         }
         self.connection.with(async |party| {
             let pool = party.session.pool().context("not connected")?;
-            let examples = Examples::load(&self.inputs, pool.input_len)?;
+            let examples = match self.text.as_slice() {
+                [] => Examples::load(&self.inputs, pool.input_len)?,
+                texts => Examples::of_texts(texts, pool)?,
+            };
             let (slots, chosen) = (party.slots(&self.program)?, self.chosen(&examples)?);
             if let Some(quotas) = self.quotas(party)? {
                 return self.batches(party, &examples, &chosen, quotas).await;
@@ -305,6 +311,9 @@ impl Device {
 
     /// The inputs to classify, by their places in the file.
     fn chosen<'e>(&self, examples: &'e Examples) -> Result<Vec<(usize, &'e [i16])>> {
+        if !self.text.is_empty() {
+            return Ok(examples.inputs.iter().map(Vec::as_slice).enumerate().collect());
+        }
         let step = self.step.max(1);
         let last = self.from.saturating_add(self.count.saturating_sub(1).saturating_mul(step));
         if last >= examples.inputs.len() {
@@ -318,9 +327,9 @@ impl Device {
         if self.json {
             println!("{}", serde_json::to_string(answer)?);
         } else {
-            let truth = examples.labels.get(answer.index).copied().unwrap_or(usize::MAX);
+            let truth = examples.labels.get(answer.index).map_or_else(String::new, |label| format!(" (label {label})"));
             println!(
-                "input {}: class {} (label {truth}) by {}, {} B up, {} B down, {:.1} ms",
+                "input {}: class {}{truth} by {}, {} B up, {} B down, {:.1} ms",
                 answer.index, answer.class, answer.model, answer.online.sent, answer.online.received, answer.latency_ms
             );
         }

@@ -12,6 +12,7 @@ use secure_router_core::circuit::{Program, Slot};
 use secure_router_core::clear::{self, Nearest, Parameters};
 use secure_router_core::routing::Routing;
 use secure_router_core::spec::{Output, PoolSpec, SpecError};
+use secure_router_core::text;
 
 /// The secrets of one program.
 #[derive(Clone, Default)]
@@ -193,6 +194,25 @@ impl Examples {
         Self::read(path, Some(input_len))
     }
 
+    /// Texts without labels, as inputs of a pool that takes text: one whose values are whole numbers.
+    ///
+    /// # Errors
+    /// Says that the pool takes no text, or which text has no word (by its place, since it is private).
+    pub fn of_texts(texts: &[String], pool: &PoolSpec) -> Result<Self> {
+        if pool.input_frac > 0 || !usize::from(pool.input_len).is_multiple_of(text::TOKENS) {
+            bail!("the pool `{}` takes no text", pool.task);
+        }
+        let input = |(nth, text): (usize, &String)| {
+            let mut input = vec![0; usize::from(pool.input_len)];
+            text::input(text.as_bytes(), &mut input);
+            if input.iter().all(|value| *value == 0) {
+                bail!("text {nth} has no word of two letters");
+            }
+            Ok(input)
+        };
+        Ok(Self { inputs: (1..).zip(texts).map(input).collect::<Result<_>>()?, labels: Vec::new() })
+    }
+
     /// As [`load`](Self::load), of inputs of any length, for a device that will say whether it fits.
     ///
     /// # Errors
@@ -223,5 +243,28 @@ impl Examples {
             Ok(Self { inputs, labels })
         };
         read().with_context(|| format!("{} is not a file of inputs", path.display()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test")]
+
+    use super::*;
+
+    #[test]
+    fn texts_are_inputs_of_a_pool_of_text_alone() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/pools/speech/pool.safetensors");
+        let mut spec = Pool::load(Path::new(path)).unwrap().spec;
+        let texts = |texts: &[&str], spec: &PoolSpec| {
+            let texts: Vec<String> = texts.iter().map(|text| (*text).to_owned()).collect();
+            Examples::of_texts(&texts, spec).map(|examples| examples.inputs).map_err(|error| error.to_string())
+        };
+        assert_eq!(texts(&["fine"], &spec).unwrap_err(), "the pool `speech` takes no text");
+        (spec.input_frac, spec.input_len) = (0, 1024);
+        let mut expected = vec![0; 1024];
+        text::input(b"a fine film", &mut expected);
+        assert_eq!(texts(&["A fine film!", "poor"], &spec).unwrap()[0], expected);
+        assert_eq!(texts(&["fine", "?!"], &spec).unwrap_err(), "text 2 has no word of two letters");
     }
 }

@@ -316,4 +316,37 @@ mod tests {
             assert_eq!(out.iter().filter(|v| **v > 30.0).count(), 1);
         }
     }
+
+    fn text(words: &str) -> Example {
+        example(words.bytes().map(f32::from).collect())
+    }
+
+    #[test]
+    fn a_text_becomes_the_devices_input() {
+        let features = plain(Arrangement::Text { columns: 64 }, 1);
+        let mut expected = [0; 1024];
+        text::input(b"A fine, fine film", &mut expected);
+        let quantised: Vec<i16> = features.quantised(&text("A fine, fine film")).into_iter().map(i16::from).collect();
+        assert_eq!(quantised, expected);
+        assert_eq!(features.on_grid(&text("A fine, fine film")), expected.map(f32::from));
+    }
+
+    #[test]
+    fn a_mixed_text_has_words_of_both_and_no_others() {
+        let features = plain(Arrangement::Text { columns: 64 }, 1);
+        let (one, other) = ("aa bb cc dd", "ee ff gg");
+        let mut rng = Rng::new(1, "mixed");
+        let mut seen = std::collections::BTreeSet::new();
+        let mut orders = std::collections::BTreeSet::new();
+        for _ in 0..200 {
+            let mixed = features.mixed_text(&text(one), &text(other), &mut rng).values;
+            let mixed: Vec<u8> = mixed.into_iter().map(|b| b as u8).collect();
+            let mixed = String::from_utf8(mixed).unwrap();
+            let words: Vec<String> = mixed.split_whitespace().map(str::to_owned).collect();
+            assert!(words.iter().all(|word| one.contains(word) || other.contains(word)), "{mixed}");
+            orders.insert(words.is_sorted());
+            seen.extend(words);
+        }
+        assert_eq!((seen.len(), orders.len()), (7, 2));
+    }
 }

@@ -284,6 +284,7 @@ pub(crate) mod tests {
             ("speech", 13, 9),
             ("sensor", 6, 128),
             ("image", 1, 784),
+            ("text", 1, 50),
             ("table", 24, 1),
             ("table", 7, 1),
             ("table", 1, 1),
