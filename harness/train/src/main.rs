@@ -38,7 +38,7 @@ struct Arguments {
 enum Command {
     /// Split a task's raw data (see fetch.sh) into a train file and a test file
     Split {
-        /// speech, sensor or image
+        /// speech, sensor, image or text
         #[arg(long)]
         task: String,
         /// Directory that fetch.sh filled; the train file goes there
