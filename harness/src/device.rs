@@ -17,7 +17,7 @@ pub enum DriverError {
     #[error("the link failed: {0}")]
     Link(#[from] std::io::Error),
     /// The session failed.
-    #[error("{0}")]
+    #[error(transparent)]
     Session(#[from] SessionError),
 }
 
