@@ -250,6 +250,8 @@ fn pipe(mut from: TcpStream, mut to: TcpStream, way: Way, tap: impl Tap) -> Join
 pub enum Line {
     /// A program of the pool and its name.
     Program(Slot, String),
+    /// The router gives the answers of this model itself.
+    Own(Slot),
     /// An inference was prepared, in one offline span.
     Prepared(Slot, Moved),
     /// The router chose, in one online span.
@@ -291,6 +293,7 @@ impl Line {
         match (kind, numbers.as_slice()) {
             ("prepared", [code, sent, received, _]) => Some(Self::Prepared(slot(*code)?, moved(*sent, *received)?)),
             ("routed", [code, _]) => Some(Self::Routed(slot(*code)?)),
+            ("own", [code]) => Some(Self::Own(slot(*code)?)),
             ("unfit", [code]) => Some(Self::Unfit(slot(*code)?)),
             ("stack", [bytes]) => Some(Self::Stack(usize::try_from(*bytes).ok()?)),
             ("answer", [index, asked, model, class, sent, received, _, logits @ ..]) => Some(Self::Answer {

@@ -353,7 +353,7 @@ impl Device {
         };
         let mut running = files.start_fresh(&plan, server)?;
 
-        let mut names = Vec::new();
+        let (mut names, mut own) = (Vec::new(), None);
         let mut prepared: Vec<(Slot, Moved)> = Vec::new();
         let mut watch = Stopwatch::start();
         let mut routing_ms = 0.0;
@@ -361,6 +361,7 @@ impl Device {
             let lap = watch.lap();
             match line {
                 Line::Program(slot, name) => names.push((slot, name)),
+                Line::Own(slot) => own = Some(slot),
                 Line::Prepared(slot, moved) => {
                     prepared.retain(|(have, _)| *have != slot);
                     prepared.push((slot, moved));
@@ -371,7 +372,8 @@ impl Device {
                         names.iter().find(|(have, _)| *have == slot).map(|(_, name)| name.clone()).unwrap_or_default()
                     };
                     let mut offline = Moved::default();
-                    for (_, moved) in prepared.iter().filter(|(slot, _)| *slot == asked || *slot == model) {
+                    let run = |slot: Slot| slot == asked || slot == model && own != Some(model);
+                    for (_, moved) in prepared.iter().filter(|(slot, _)| run(*slot)) {
                         offline.sent += moved.sent;
                         offline.received += moved.received;
                     }

@@ -182,6 +182,7 @@ impl Figures {
         while let Some(line) = running.next_line()? {
             match line {
                 Line::Program(slot, name) => self.names.push((slot, name)),
+                Line::Own(_) => {}
                 Line::Unfit(slot) => self.unfit.push(slot),
                 Line::Prepared(slot, _) => spans.push(Span::Offline(slot)),
                 Line::Routed(model) => spans.push(Span::Route(model)),

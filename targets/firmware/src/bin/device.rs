@@ -269,6 +269,9 @@ fn fitting(session: &Session<'_>, report: &mut Report) -> Result<u16, Failure> {
     for slot in pool.slots() {
         let (code, name) = (slot.code(), name(pool, slot));
         report.line(format_args!("program {code} {name}"))?;
+        if pool.router_answers(slot) {
+            report.line(format_args!("own {code}"))?;
+        }
         match session.fits(slot) {
             Ok(()) => fitting |= 1 << code,
             Err(error) => {
@@ -323,8 +326,10 @@ fn top_up(
     slot: Slot,
     fitting: u16,
 ) -> Result<(), Failure> {
+    let pool = session.pool().ok_or(Failure::Turn)?;
+    let own = pool.slots().filter(|slot| pool.router_answers(*slot)).fold(0, |own, slot| own | 1 << slot.code());
     let wanted = match slot {
-        Slot::Router => fitting,
+        Slot::Router => fitting & !own,
         Slot::Model(_) => 1 << slot.code(),
     };
     for code in codes(wanted) {
