@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, Result};
-use redb::{Database, ReadableTable, TableDefinition};
+use redb::{Database, DatabaseError, ReadableTable, TableDefinition};
 use secure_router_core::channel::{Link as Kind, PublicKey, StaticSecret};
 use secure_router_core::circuit::{Program, Slot};
 use secure_router_core::dealer::{self, MaskedParameters};
@@ -19,9 +19,12 @@ use secure_router_core::spec::PoolSpec;
 use serde::{Deserialize, Serialize};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
-use crate::link::{Link, LinkError, accept};
+use crate::database::Durable;
+use crate::link::{Link, LinkError, Patience, accept};
 use crate::pool::{Pool, Secrets};
 use crate::provision::{DealerFile, random};
 
@@ -30,6 +33,8 @@ const FRAME: usize = 32 * 1024;
 const BUFFER: usize = secure_router_core::channel::buffer_bytes(FRAME);
 const CONTROL: u8 = 1;
 const DATA: u8 = 2;
+/// Links that a server keeps to its dealer: so many requests are under way at once.
+const LINKS: usize = 4;
 
 /// What the server asks.
 #[derive(Debug, Serialize, Deserialize)]
@@ -65,8 +70,11 @@ pub enum DealRefusal {
     #[error("the program is not registered with the dealer")]
     NotRegistered,
     /// The counter was dealt before.
-    #[error("the dealer has dealt this counter before")]
-    Counter,
+    #[error("the dealer has dealt this counter before, and all below {next}")]
+    Counter {
+        /// The lowest that was not.
+        next: u64,
+    },
     /// The dealer's store failed.
     #[error("the dealer's store failed")]
     Store,
@@ -87,7 +95,8 @@ type Key = ([u8; 32], [u8; 32], u8);
 pub struct Dealer {
     keys: DealerFile,
     secret: StaticSecret,
-    dealt: Database,
+    dealt: Durable,
+    patience: Patience,
     registered: Mutex<HashMap<Key, Arc<Registered>>>,
 }
 
@@ -96,16 +105,36 @@ impl Dealer {
     ///
     /// # Errors
     /// A blank key, or a store that cannot be opened.
-    pub fn new(keys: DealerFile, store: &Path) -> Result<Self> {
-        let dealt =
-            Database::create(store).with_context(|| format!("cannot open the dealer's store {}", store.display()))?;
-        let write = dealt.begin_write()?;
-        write.open_table(DEALT)?;
-        write.commit()?;
-        Ok(Self { secret: keys.secret()?, keys, dealt, registered: Mutex::default() })
+    pub fn new(keys: DealerFile, store: &Path, patience: Patience) -> Result<Self> {
+        let path = store.to_owned();
+        let dealer = Self::over(keys, move || Database::create(&path), patience);
+        dealer.with_context(|| format!("cannot open the dealer's store {}", store.display()))
     }
 
-    /// Answers servers on `listener` until the process ends.
+    /// A dealer that records dealt counters in the database that `open` opens, now and after each failure.
+    ///
+    /// # Errors
+    /// A blank key, or a store that cannot be opened.
+    pub fn over(
+        keys: DealerFile,
+        open: impl Fn() -> Result<Database, DatabaseError> + Send + Sync + 'static,
+        patience: Patience,
+    ) -> Result<Self> {
+        let dealer =
+            Self { secret: keys.secret()?, keys, dealt: Durable::new(open)?, patience, registered: Mutex::default() };
+        dealer.store(|dealt| {
+            let write = dealt.begin_write()?;
+            write.open_table(DEALT)?;
+            Ok(write.commit()?)
+        })?;
+        Ok(dealer)
+    }
+
+    fn store<T>(&self, work: impl FnOnce(&Database) -> Result<T, redb::Error>) -> Result<T, redb::Error> {
+        self.dealt.with(|_| true, work)
+    }
+
+    /// Answers servers on `listener` until it is dropped.
     pub async fn run(self: Arc<Self>, listener: TcpListener) {
         accept(listener, |stream, from| {
             let dealer = Arc::clone(&self);
@@ -124,9 +153,11 @@ impl Dealer {
         let server = self.keys.server();
         let known = |key: &PublicKey| *key == server;
         let buffers = (rx.as_mut_slice(), tx.as_mut_slice());
-        let mut link = Link::answer(Kind::ServerDealer, &self.secret, known, &mut random(), stream, buffers).await?;
+        let kind = Kind::ServerDealer;
+        let mut link = Link::answer(kind, &self.secret, known, &mut random(), stream, buffers, self.patience).await?;
         info!("server connected");
         loop {
+            link.request().await?;
             let (CONTROL, payload) = link.frame().await? else { return Err(LinkError::Frame) };
             match postcard::from_bytes(payload).map_err(|_| LinkError::Frame)? {
                 Ask::Register { device, pool, slot } => {
@@ -179,8 +210,8 @@ impl Dealer {
         let registered = self.registered.lock().ok().and_then(|all| all.get(&key).cloned());
         let registered = registered.ok_or(DealRefusal::NotRegistered)?;
         match self.record(device, slot, counter) {
-            Ok(true) => {}
-            Ok(false) => return Err(DealRefusal::Counter),
+            Ok(None) => {}
+            Ok(Some(next)) => return Err(DealRefusal::Counter { next }),
             Err(error) => {
                 warn!(%error, "the store of dealt counters failed");
                 return Err(DealRefusal::Store);
@@ -197,18 +228,22 @@ impl Dealer {
         tokio::task::block_in_place(deal).map_err(|_| DealRefusal::Spec)
     }
 
-    /// Records that `counter` is dealt; `false` if it, or a later one, was dealt before.
-    fn record(&self, device: &PublicKey, slot: Slot, counter: u64) -> Result<bool> {
+    /// Records that `counter` is dealt. If it, or a later one, was dealt before: the lowest that was not.
+    fn record(&self, device: &PublicKey, slot: Slot, counter: u64) -> Result<Option<u64>, redb::Error> {
         let key = (device.0, slot.code());
-        let write = self.dealt.begin_write()?;
-        {
-            let mut dealt = write.open_table(DEALT)?;
-            let lowest = dealt.get(key)?.map_or(0, |next| next.value());
-            let Some(next) = counter.checked_add(1).filter(|_| counter >= lowest) else { return Ok(false) };
-            dealt.insert(key, next)?;
-        }
-        write.commit()?;
-        Ok(true)
+        self.store(|dealt| {
+            let write = dealt.begin_write()?;
+            {
+                let mut dealt = write.open_table(DEALT)?;
+                let lowest = dealt.get(key)?.map_or(0, |next| next.value());
+                let Some(next) = counter.checked_add(1).filter(|_| counter >= lowest) else {
+                    return Ok(Some(lowest));
+                };
+                dealt.insert(key, next)?;
+            }
+            write.commit()?;
+            Ok(None)
+        })
     }
 }
 
@@ -262,13 +297,16 @@ pub struct Deal {
 
 type Reply = oneshot::Sender<Result<Vec<u8>, DealError>>;
 
-/// The server's end: a task that owns the link to the dealer and dials again when it is lost.
+/// The server's end: a few links to the dealer, dialled when they are needed, that take the requests in turn.
 pub struct DealerHandle {
     requests: mpsc::Sender<(Deal, Reply)>,
+    patience: Patience,
+    /// One task per link; they end with the handle.
+    _links: JoinSet<()>,
 }
 
 impl DealerHandle {
-    /// Starts the task. The dealer is dialled at the first request.
+    /// Starts the links' tasks.
     #[must_use]
     pub fn start(
         address: String,
@@ -276,39 +314,16 @@ impl DealerHandle {
         dealer: PublicKey,
         pool: Arc<Pool>,
         fingerprint: [u8; 32],
+        patience: Patience,
     ) -> Self {
-        let (requests, mut waiting) = mpsc::channel::<(Deal, Reply)>(64);
-        tokio::spawn(async move {
-            let mut next = waiting.recv().await;
-            while let Some((deal, reply)) = next {
-                let (mut rx, mut tx) = (vec![0; BUFFER], vec![0; BUFFER]);
-                let mut client = match DealerClient::dial(&address, &own, dealer, (&mut rx, &mut tx)).await {
-                    Ok(client) => client,
-                    Err(error) => {
-                        let _ = reply.send(Err(error));
-                        next = waiting.recv().await;
-                        continue;
-                    }
-                };
-                // A link that breaks is dialled anew for the next request: this one may have been
-                // dealt, and a counter is dealt once.
-                let (mut deal, mut reply) = (deal, reply);
-                loop {
-                    let dealt = client.item(&deal, &pool, &fingerprint).await;
-                    let lost = matches!(dealt, Err(DealError::Link(_)));
-                    let _ = reply.send(dealt);
-                    next = waiting.recv().await;
-                    match next.take() {
-                        Some(more) if !lost => (deal, reply) = more,
-                        last => {
-                            next = last;
-                            break;
-                        }
-                    }
-                }
-            }
-        });
-        Self { requests }
+        let (requests, waiting) = mpsc::channel(LINKS);
+        let client = Arc::new(Client { address, own, dealer, pool, fingerprint, patience });
+        let waiting = Arc::new(tokio::sync::Mutex::new(waiting));
+        let mut links = JoinSet::new();
+        for _ in 0..LINKS {
+            links.spawn(Arc::clone(&client).serve(Arc::clone(&waiting)));
+        }
+        Self { requests, patience, _links: links }
     }
 
     /// One item.
@@ -316,10 +331,83 @@ impl DealerHandle {
     /// # Errors
     /// [`DealError`].
     pub async fn deal(&self, deal: Deal) -> Result<Vec<u8>, DealError> {
-        let (reply, answer) = oneshot::channel();
-        let ended = |_| DealError::Link(LinkError::Ended);
-        self.requests.send((deal, reply)).await.map_err(|_| DealError::Link(LinkError::Ended))?;
-        answer.await.map_err(ended)?
+        let dealt = async {
+            let (reply, answer) = oneshot::channel();
+            self.requests.send((deal, reply)).await.map_err(|_| LinkError::Ended)?;
+            answer.await.map_err(|_| LinkError::Ended)?
+        };
+        timeout(self.patience.exchange, dealt).await.map_err(|_| LinkError::Silent)?
+    }
+}
+
+type Waiting = tokio::sync::Mutex<mpsc::Receiver<(Deal, Reply)>>;
+
+/// What the links' tasks share.
+struct Client {
+    address: String,
+    own: StaticSecret,
+    dealer: PublicKey,
+    pool: Arc<Pool>,
+    fingerprint: [u8; 32],
+    patience: Patience,
+}
+
+impl Client {
+    /// Answers requests over one link after the other.
+    async fn serve(self: Arc<Self>, waiting: Arc<Waiting>) {
+        let mut next = take(&waiting).await;
+        while let Some(request) = next {
+            next = self.over_a_link(request, &waiting).await;
+        }
+    }
+
+    /// Answers requests over one link until it is lost; the request that came then.
+    async fn over_a_link(&self, request: (Deal, Reply), waiting: &Waiting) -> Option<(Deal, Reply)> {
+        let (mut rx, mut tx) = (vec![0; BUFFER], vec![0; BUFFER]);
+        let (mut deal, mut reply) = request;
+        let mut link = match self.dial((&mut rx, &mut tx)).await {
+            Ok(link) => link,
+            Err(error) => {
+                let _ = reply.send(Err(error));
+                return take(waiting).await;
+            }
+        };
+        let mut new = true;
+        loop {
+            let dealt = link.item(&deal, &self.pool, &self.fingerprint).await;
+            let lost = matches!(dealt, Err(DealError::Link(_)));
+            // The dealer may have ended a link that was not used for long, or started again. Should it have dealt
+            // for this request, it will say so.
+            if lost && !new {
+                return Some((deal, reply));
+            }
+            let _ = reply.send(dealt);
+            let next = take(waiting).await?;
+            if lost {
+                return Some(next);
+            }
+            (deal, reply) = next;
+            new = false;
+        }
+    }
+
+    async fn dial<'b>(&self, (rx, tx): (&'b mut [u8], &'b mut [u8])) -> Result<DealerClient<'b>, DealError> {
+        let connecting = timeout(self.patience.exchange, TcpStream::connect(&self.address)).await;
+        let stream = connecting.map_err(|_| LinkError::Silent)??;
+        stream.set_nodelay(true)?;
+        let (kind, buffers) = (Kind::ServerDealer, (rx, tx));
+        let link = Link::dial(kind, &self.own, self.dealer, &mut random(), stream, buffers, self.patience).await?;
+        Ok(DealerClient { link })
+    }
+}
+
+/// The next request that somebody still waits for.
+async fn take(waiting: &Waiting) -> Option<(Deal, Reply)> {
+    loop {
+        let request = waiting.lock().await.recv().await?;
+        if !request.1.is_closed() {
+            return Some(request);
+        }
     }
 }
 
@@ -328,18 +416,7 @@ struct DealerClient<'b> {
     link: Link<'b, TcpStream>,
 }
 
-impl<'b> DealerClient<'b> {
-    async fn dial(
-        address: &str,
-        own: &StaticSecret,
-        dealer: PublicKey,
-        (rx, tx): (&'b mut [u8], &'b mut [u8]),
-    ) -> Result<Self, DealError> {
-        let stream = TcpStream::connect(address).await?;
-        stream.set_nodelay(true)?;
-        Ok(Self { link: Link::dial(Kind::ServerDealer, own, dealer, &mut random(), stream, (rx, tx)).await? })
-    }
-
+impl DealerClient<'_> {
     /// One item; the program is registered first if the dealer does not have it.
     async fn item(&mut self, deal: &Deal, pool: &Pool, fingerprint: &[u8; 32]) -> Result<Vec<u8>, DealError> {
         match self.deal(deal, fingerprint).await {

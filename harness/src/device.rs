@@ -1,10 +1,12 @@
 //! The desktop device: the kernel's session over a tokio stream, with its counters in a file.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use secure_router_core::circuit::{SLOTS, Slot};
 use secure_router_core::session::{CounterError, Counters, DeviceSession, Event, SessionError};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::time::timeout;
 
 use crate::link::Moved;
 use crate::provision::replace;
@@ -16,12 +18,20 @@ pub enum DriverError {
     /// The link failed.
     #[error("the link failed: {0}")]
     Link(#[from] std::io::Error),
+    /// The server neither sent nor took anything for too long.
+    #[error("the server fell silent")]
+    Silent,
     /// The session failed.
     #[error("{0}")]
     Session(#[from] SessionError),
 }
 
-/// Moves bytes between `stream` and `session` until the session's next event; counts them.
+/// How long a device waits for its server to send or take something. The server itself may have to wait for its
+/// dealer.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Moves bytes between `stream` and `session` until the session's next event; counts them. The server must not fall
+/// silent for `patience`.
 ///
 /// # Errors
 /// [`DriverError`]; the session is then closed.
@@ -29,22 +39,29 @@ pub async fn run<S: AsyncRead + AsyncWrite + Unpin, C: Counters>(
     stream: &mut S,
     session: &mut DeviceSession<'_, C>,
     moved: &mut Moved,
+    patience: Duration,
 ) -> Result<Event, DriverError> {
     loop {
         let (wanted, pending) = session.io();
-        let outcome = if !pending.is_empty() {
-            let count = stream.write(pending).await?;
-            moved.sent += count as u64;
-            session.sent(count)?
-        } else if wanted.is_empty() {
+        let sending = !pending.is_empty();
+        if !sending && wanted.is_empty() {
             return Err(SessionError::Busy.into());
-        } else {
-            match stream.read(wanted).await? {
-                0 => session.link_ended()?,
-                count => {
-                    moved.received += count as u64;
-                    session.received(count)?
-                }
+        }
+        let moving = async { if sending { stream.write(pending).await } else { stream.read(wanted).await } };
+        let count = timeout(patience, moving).await.map_err(|_| DriverError::Silent);
+        let outcome = match count.and_then(|moved| Ok(moved?)) {
+            Err(error) => {
+                session.close();
+                return Err(error);
+            }
+            Ok(0) => session.link_ended()?,
+            Ok(count) if sending => {
+                moved.sent += count as u64;
+                session.sent(count)?
+            }
+            Ok(count) => {
+                moved.received += count as u64;
+                session.received(count)?
             }
         };
         if let Some(event) = outcome {

@@ -3,6 +3,7 @@
 //! The protocol itself is in [`secure_router_core`]; nothing here knows what a gate computes.
 
 pub mod board;
+pub mod database;
 pub mod dealer;
 pub mod device;
 pub mod link;

@@ -1,4 +1,4 @@
-//! The server party: one task per device, one shared link to the dealer.
+//! The server party: one task per session of a device; they share a few links to the dealer, and the store.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -16,11 +16,12 @@ use secure_router_core::session::{
 };
 use serde::{Deserialize, Serialize};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Mutex;
 use tokio::task::block_in_place;
 use tracing::{debug, info, warn};
 
 use crate::dealer::{Deal, DealError, DealRefusal, DealerHandle};
-use crate::link::{Link, LinkError, accept};
+use crate::link::{Link, LinkError, Patience, accept};
 use crate::pool::{Pool, slot_name};
 use crate::provision::{ServerDevice, ServerFile, random};
 use crate::stock::{Item, StockError, Store};
@@ -44,8 +45,10 @@ pub struct Service {
     secret: StaticSecret,
     pool: Arc<Pool>,
     fingerprint: [u8; 32],
-    store: Store,
+    /// Whoever waits for it waits here, in turn, and holds no thread.
+    store: Mutex<Store>,
     dealer: DealerHandle,
+    patience: Patience,
     /// Where each run's [`Record`] goes.
     records: Option<std::sync::Mutex<std::fs::File>>,
 }
@@ -57,6 +60,8 @@ enum Ended {
     Link(#[from] LinkError),
     #[error("{0}")]
     Server(#[from] server::ServerError),
+    #[error("the stock store failed")]
+    Store,
     #[error("{0}")]
     Circuit(#[from] secure_router_core::circuit::CircuitError),
     #[error("a control message is malformed or out of turn")]
@@ -73,14 +78,22 @@ impl Service {
     ///
     /// # Errors
     /// A blank key, or a store that cannot be opened.
-    pub fn new(keys: ServerFile, mut pool: Pool, store: &Path, dealer_address: String) -> Result<Self> {
+    pub fn new(
+        keys: ServerFile,
+        mut pool: Pool,
+        store: &Path,
+        dealer_address: String,
+        patience: Patience,
+    ) -> Result<Self> {
         let secret = keys.secret()?;
         pool.seal(&secret);
         let fingerprint = pool.spec.fingerprint()?;
         let store = Store::open(store).with_context(|| format!("cannot open the stock {}", store.display()))?;
         let pool = Arc::new(pool);
-        let dealer = DealerHandle::start(dealer_address, keys.secret()?, keys.dealer(), Arc::clone(&pool), fingerprint);
-        Ok(Self { keys, secret, pool, fingerprint, store, dealer, records: None })
+        let (own, peer) = (keys.secret()?, keys.dealer());
+        let dealer = DealerHandle::start(dealer_address, own, peer, Arc::clone(&pool), fingerprint, patience);
+        let store = Mutex::new(store);
+        Ok(Self { keys, secret, pool, fingerprint, store, dealer, patience, records: None })
     }
 
     /// Appends a line of JSON per run to `path`.
@@ -94,8 +107,8 @@ impl Service {
         Ok(self)
     }
 
-    /// Answers devices on `listener` until the process ends. Waits on the store block their thread, so
-    /// this needs a runtime of several.
+    /// Answers devices on `listener` until it is dropped. The store blocks a thread, so this needs a runtime of
+    /// several.
     pub async fn run(self: Arc<Self>, listener: TcpListener) {
         accept(listener, |stream, from| {
             let service = Arc::clone(&self);
@@ -114,22 +127,18 @@ impl Service {
         let known = |key: &PublicKey| self.keys.device(key).is_some();
         let buffers = (rx.as_mut_slice(), tx.as_mut_slice());
         let mut rng = random();
-        let answering = Link::answer(Kind::DeviceServer, &self.secret, known, &mut rng, stream, buffers);
-        // A peer that dials and says nothing holds no task for long.
-        let handshake = tokio::time::timeout(Duration::from_secs(30), answering).await;
-        let mut link = handshake.map_err(|_| LinkError::Ended)??;
+        let kind = Kind::DeviceServer;
+        let mut link = Link::answer(kind, &self.secret, known, &mut rng, stream, buffers, self.patience).await?;
         let key = link.peer().ok_or(LinkError::UnknownPeer)?;
         let device = self.keys.device(&key).ok_or(LinkError::UnknownPeer)?;
         info!(device = device.name, "device connected");
 
         let ToServer::Hello(hello) = hear(&mut link).await? else { return Err(Ended::Control) };
-        let welcome = block_in_place(|| self.welcome(&key, &hello.counters)).map_err(|error| {
-            warn!(%error, "stock store");
-            Ended::Refused(Refusal::Store)
-        })?;
+        let welcome = self.welcome(&key, &hello.counters).await?;
         say(&mut link, &ToDevice::Welcome(welcome))?;
         link.flush().await?;
         loop {
+            link.request().await?;
             let outcome = match hear(&mut link).await? {
                 ToServer::Prepare(prepare) => self.prepare(&mut link, &key, device, prepare).await,
                 ToServer::Infer(infer) => self.infer(&mut link, &key, device, infer).await,
@@ -141,23 +150,34 @@ impl Service {
                     info!(device = device.name, %refusal, "refused");
                     say(&mut link, &ToDevice::Refused(refusal))?;
                     link.flush().await?;
+                    // What the device takes for spent and what is stored may differ now. The next session's
+                    // greeting settles it.
+                    if refusal == Refusal::Store {
+                        return Err(Ended::Store);
+                    }
                 }
                 Err(error) => return Err(error),
             }
         }
     }
 
-    fn welcome(&self, device: &PublicKey, counters: &[u64; SLOTS]) -> Result<Welcome> {
+    async fn welcome(&self, device: &PublicKey, counters: &[u64; SLOTS]) -> Result<Welcome, Ended> {
         let mut buffer = [0; secure_router_core::spec::MAX_SPEC_BYTES];
-        let spec = self.pool.spec.to_bytes(&mut buffer)?;
-        let pool = heapless::Vec::from_slice(spec).ok().context("the pool's spec is too long")?;
+        let spec = self.pool.spec.to_bytes(&mut buffer).map_err(|_| Ended::Control)?;
+        let pool = heapless::Vec::from_slice(spec).map_err(|_| Ended::Control)?;
         let mut stock = heapless::Vec::<SlotStock, SLOTS>::new();
         for slot in self.pool.spec.slots() {
             let next = counters.get(usize::from(slot.code())).copied().unwrap_or(0);
-            let met = self.store.meet(device, slot, &self.fingerprint, next)?;
-            stock.push(met).ok().context("too many programs")?;
+            let met = self.stored(slot, |store| store.meet(device, slot, &self.fingerprint, next)).await?;
+            stock.push(met).map_err(|_| Ended::Control)?;
         }
         Ok(Welcome { pool, stock })
+    }
+
+    /// What `work` makes of the store.
+    async fn stored<T>(&self, slot: Slot, work: impl FnOnce(&Store) -> Result<T, StockError>) -> Result<T, Ended> {
+        let store = self.store.lock().await;
+        block_in_place(|| work(&store)).map_err(|error| refusal(&error, slot))
     }
 
     /// Offline: takes the device's corrections, asks the dealer, and puts both in stock.
@@ -171,7 +191,7 @@ impl Service {
         // Without a program the length of what follows is unknown: the session cannot go on.
         let layout = Program::of(&self.pool.spec, slot)?.layout()?;
         let corrections = link.message(FRAME_DATA, layout.correction_bytes() as usize, FRAME_PAYLOAD).await?;
-        let stock = self.store.stock(key, slot).map_err(|error| refusal(&error, slot))?;
+        let stock = self.stored(slot, |store| store.stock(key, slot)).await?;
         if stock.fresh != counter {
             return Err(Ended::Refused(Refusal::Counter(slot)));
         }
@@ -181,9 +201,9 @@ impl Service {
             Err(error) => {
                 warn!(%error, program = slot_name(&self.pool.spec, slot), counter, "no stock from the dealer");
                 return Err(match error {
-                    // Dealt, and lost before it was stored: this counter will never be in stock.
-                    DealError::Refused(DealRefusal::Counter) => {
-                        self.store.skip(key, slot, counter).map_err(|error| refusal(&error, slot))?;
+                    // Dealt, and lost before they were stored: these counters will never be in stock.
+                    DealError::Refused(DealRefusal::Counter { next }) => {
+                        self.stored(slot, |store| store.skip(key, slot, counter, next)).await?;
                         Ended::Refused(Refusal::Counter(slot))
                     }
                     _ => Ended::Refused(Refusal::Dealer),
@@ -191,11 +211,11 @@ impl Service {
             }
         };
         let item = Item { correlations, corrections };
-        let put = || {
-            self.store.put(key, slot, counter, &self.fingerprint, &item)?;
-            self.store.stock(key, slot)
+        let put = |store: &Store| {
+            store.put(key, slot, counter, &self.fingerprint, &item)?;
+            store.stock(key, slot)
         };
-        let stock = block_in_place(put).map_err(|error| refusal(&error, slot))?;
+        let stock = self.stored(slot, put).await?;
         say(link, &ToDevice::Prepared(PreparedStock { stock }))?;
         Ok(link.flush().await?)
     }
@@ -211,7 +231,7 @@ impl Service {
         let scores = router_scores(&self.pool.spec, infer.lambda, infer.allowed, &infer.link)?;
         let chosen = self.program(link, key, device, infer.slot, infer.counter, &scores, 0).await?;
         let Some(slot) = chosen else { return Ok(()) };
-        let stock = self.store.stock(key, slot).map_err(|error| refusal(&error, slot))?;
+        let stock = self.stored(slot, |store| store.stock(key, slot)).await?;
         if stock.ready == 0 {
             return Err(Ended::Refused(Refusal::StockEmpty(slot)));
         }
@@ -238,14 +258,14 @@ impl Service {
         let secrets = self.pool.secrets(slot).ok_or(Ended::Control)?;
         // Spent before a byte of the masked input is read: a link that ends inside the input leaves
         // no counter that a device put back to an old state could use for another one.
-        let spent = block_in_place(|| self.store.spend(key, slot, counter, &self.fingerprint));
+        let spent = self.stored(slot, |store| store.spend(key, slot, counter, &self.fingerprint)).await;
         // The input follows the request whatever becomes of it, so it is taken even if there is no
         // item: a refusal then finds both ends between two requests.
         let input = match program.gate(0)?.and_then(|gate| gate.messages().first().copied()) {
             Some(message) => link.message(FRAME_DATA, message.bytes(), FRAME_PAYLOAD).await?,
             None => return Err(Ended::Control),
         };
-        let item = spent.map_err(|error| refusal(&error, slot))?;
+        let item = spent?;
         let mut work = vec![0; server::work_words(&program)?];
         let stock = Stock { correlations: &item.correlations, corrections: &item.corrections };
         let run_key = server_key(&device.dealer_seed(), &self.fingerprint, slot, counter);

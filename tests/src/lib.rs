@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use secure_router::dealer::Dealer;
-use secure_router::device::{DriverError, FileCounters, run};
-use secure_router::link::Moved;
+use secure_router::device::{self, DriverError, FileCounters, run};
+use secure_router::link::{Moved, Patience};
 use secure_router::pool::{Examples, Pool};
 use secure_router::provision::{self, DeviceFile, random};
 use secure_router::server::Service;
@@ -97,7 +97,8 @@ impl Parties {
 
 async fn start_dealer(directory: &TempDir) -> Result<(String, JoinHandle<()>)> {
     let (_, keys, _) = provision::paths(directory.path(), "");
-    let dealer = Arc::new(Dealer::new(provision::read(&keys)?, &directory.path().join("dealer.redb"))?);
+    let store = directory.path().join("dealer.redb");
+    let dealer = Arc::new(Dealer::new(provision::read(&keys)?, &store, Patience::default())?);
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?.to_string();
     Ok((address, tokio::spawn(dealer.run(listener))))
@@ -106,7 +107,8 @@ async fn start_dealer(directory: &TempDir) -> Result<(String, JoinHandle<()>)> {
 async fn start_server(directory: &TempDir, dealer: &str, pool: Pool) -> Result<(String, JoinHandle<()>)> {
     let (keys, _, _) = provision::paths(directory.path(), "");
     let store = directory.path().join("stock.redb");
-    let service = Arc::new(Service::new(provision::read(&keys)?, pool, &store, dealer.to_owned())?);
+    let service =
+        Arc::new(Service::new(provision::read(&keys)?, pool, &store, dealer.to_owned(), Patience::default())?);
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?.to_string();
     Ok((address, tokio::spawn(service.run(listener))))
@@ -142,7 +144,7 @@ impl Device {
     /// # Errors
     /// The session's, or the link's.
     pub async fn event(&mut self) -> Result<Event, DriverError> {
-        run(&mut self.stream, &mut self.session, &mut self.moved).await
+        run(&mut self.stream, &mut self.session, &mut self.moved, device::PATIENCE).await
     }
 
     /// Prepares one inference of each program.
