@@ -5,9 +5,29 @@
 //! crash.
 
 use std::fmt;
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use redb::{Database, DatabaseError};
+
+use crate::files::{Disk, Files};
+
+/// Opens the database at `path`. Where there is none it is made under another name first: redb cannot open what a crash
+/// kept it from finishing.
+///
+/// # Errors
+/// redb's.
+pub fn open(path: &Path) -> Result<Database, DatabaseError> {
+    if !path.try_exists()? {
+        let part = path.with_extension("part");
+        Disk.write(&part, &[])?;
+        drop(Database::create(&part)?);
+        Disk.sync(&part)?;
+        Disk.rename(&part, path)?;
+        Disk.sync_name(path)?;
+    }
+    Database::create(path)
+}
 
 type Open = dyn Fn() -> Result<Database, DatabaseError> + Send + Sync;
 

@@ -17,16 +17,17 @@ use secure_router_core::keys::{Seed, weight_key};
 use secure_router_core::server::mask_weights;
 use secure_router_core::spec::PoolSpec;
 use serde::{Deserialize, Serialize};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
-use crate::database::Durable;
+use crate::database::{self, Durable};
+use crate::host::{Host, Listen, Machine};
 use crate::link::{Link, LinkError, Patience, accept};
 use crate::pool::{Pool, Secrets};
-use crate::provision::{DealerFile, random};
+use crate::provision::DealerFile;
 
 /// Payload bytes of a full frame on this link.
 const FRAME: usize = 32 * 1024;
@@ -92,7 +93,8 @@ struct Registered {
 type Key = ([u8; 32], [u8; 32], u8);
 
 /// The dealer's state.
-pub struct Dealer {
+pub struct Dealer<H = Machine> {
+    host: H,
     keys: DealerFile,
     secret: StaticSecret,
     dealt: Durable,
@@ -107,21 +109,30 @@ impl Dealer {
     /// A blank key, or a store that cannot be opened.
     pub fn new(keys: DealerFile, store: &Path, patience: Patience) -> Result<Self> {
         let path = store.to_owned();
-        let dealer = Self::over(keys, move || Database::create(&path), patience);
+        let dealer = Self::on(Machine, keys, move || database::open(&path), patience);
         dealer.with_context(|| format!("cannot open the dealer's store {}", store.display()))
     }
+}
 
-    /// A dealer that records dealt counters in the database that `open` opens, now and after each failure.
+impl<H: Host> Dealer<H> {
+    /// As [`new`](Dealer::new), on any machine; `open` opens the database, now and after each failure.
     ///
     /// # Errors
     /// A blank key, or a store that cannot be opened.
-    pub fn over(
+    pub fn on(
+        host: H,
         keys: DealerFile,
         open: impl Fn() -> Result<Database, DatabaseError> + Send + Sync + 'static,
         patience: Patience,
     ) -> Result<Self> {
-        let dealer =
-            Self { secret: keys.secret()?, keys, dealt: Durable::new(open)?, patience, registered: Mutex::default() };
+        let dealer = Self {
+            host,
+            secret: keys.secret()?,
+            keys,
+            dealt: Durable::new(open)?,
+            patience,
+            registered: Mutex::default(),
+        };
         dealer.store(|dealt| {
             let write = dealt.begin_write()?;
             write.open_table(DEALT)?;
@@ -135,7 +146,7 @@ impl Dealer {
     }
 
     /// Answers servers on `listener` until it is dropped.
-    pub async fn run(self: Arc<Self>, listener: TcpListener) {
+    pub async fn run(self: Arc<Self>, listener: impl Listen<Stream = H::Stream>) {
         accept(listener, |stream, from| {
             let dealer = Arc::clone(&self);
             async move {
@@ -148,13 +159,14 @@ impl Dealer {
         .await
     }
 
-    async fn answer(&self, stream: TcpStream) -> Result<(), LinkError> {
+    async fn answer(&self, stream: H::Stream) -> Result<(), LinkError> {
         let (mut rx, mut tx) = (vec![0; BUFFER], vec![0; BUFFER]);
         let server = self.keys.server();
         let known = |key: &PublicKey| *key == server;
         let buffers = (rx.as_mut_slice(), tx.as_mut_slice());
         let kind = Kind::ServerDealer;
-        let mut link = Link::answer(kind, &self.secret, known, &mut random(), stream, buffers, self.patience).await?;
+        let mut link =
+            Link::answer(kind, &self.secret, known, &mut self.host.random(), stream, buffers, self.patience).await?;
         info!("server connected");
         loop {
             link.request().await?;
@@ -225,7 +237,7 @@ impl Dealer {
             dealer::deal(&registered.program, &keys, &parameters, &mut work, &mut stock)?;
             Ok(stock)
         };
-        tokio::task::block_in_place(deal).map_err(|_| DealRefusal::Spec)
+        self.host.block(deal).map_err(|_| DealRefusal::Spec)
     }
 
     /// Records that `counter` is dealt. If it, or a later one, was dealt before: the lowest that was not.
@@ -255,10 +267,7 @@ fn registration(pool: &[u8], slot: Slot) -> Option<(Program, [u8; 32], usize, us
     Some((program, spec.fingerprint().ok()?, layout.weights as usize, layout.tables as usize))
 }
 
-fn say<S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin>(
-    link: &mut Link<'_, S>,
-    tell: &Tell,
-) -> Result<(), LinkError> {
+fn say<S: AsyncRead + AsyncWrite + Unpin>(link: &mut Link<'_, S>, tell: &Tell) -> Result<(), LinkError> {
     link.queue(CONTROL, &postcard::to_stdvec(tell).map_err(|_| LinkError::Frame)?)
 }
 
@@ -297,6 +306,16 @@ pub struct Deal {
 
 type Reply = oneshot::Sender<Result<Vec<u8>, DealError>>;
 
+/// Where the dealer is, who it is, and as whom the server asks it.
+pub struct Peer {
+    /// Its address.
+    pub address: String,
+    /// Its key.
+    pub key: PublicKey,
+    /// The server's.
+    pub own: StaticSecret,
+}
+
 /// The server's end: a few links to the dealer, dialled when they are needed, that take the requests in turn.
 pub struct DealerHandle {
     requests: mpsc::Sender<(Deal, Reply)>,
@@ -308,16 +327,15 @@ pub struct DealerHandle {
 impl DealerHandle {
     /// Starts the links' tasks.
     #[must_use]
-    pub fn start(
-        address: String,
-        own: StaticSecret,
-        dealer: PublicKey,
+    pub fn start<H: Host>(
+        host: Arc<H>,
+        peer: Peer,
         pool: Arc<Pool>,
         fingerprint: [u8; 32],
         patience: Patience,
     ) -> Self {
         let (requests, waiting) = mpsc::channel(LINKS);
-        let client = Arc::new(Client { address, own, dealer, pool, fingerprint, patience });
+        let client = Arc::new(Client { host, peer, pool, fingerprint, patience });
         let waiting = Arc::new(tokio::sync::Mutex::new(waiting));
         let mut links = JoinSet::new();
         for _ in 0..LINKS {
@@ -343,16 +361,15 @@ impl DealerHandle {
 type Waiting = tokio::sync::Mutex<mpsc::Receiver<(Deal, Reply)>>;
 
 /// What the links' tasks share.
-struct Client {
-    address: String,
-    own: StaticSecret,
-    dealer: PublicKey,
+struct Client<H> {
+    host: Arc<H>,
+    peer: Peer,
     pool: Arc<Pool>,
     fingerprint: [u8; 32],
     patience: Patience,
 }
 
-impl Client {
+impl<H: Host> Client<H> {
     /// Answers requests over one link after the other.
     async fn serve(self: Arc<Self>, waiting: Arc<Waiting>) {
         let mut next = take(&waiting).await;
@@ -378,7 +395,7 @@ impl Client {
             let lost = matches!(dealt, Err(DealError::Link(_)));
             // The dealer may have ended a link that was not used for long, or started again. Should it have dealt
             // for this request, it will say so.
-            if lost && !new {
+            if lost && !new && !reply.is_closed() {
                 return Some((deal, reply));
             }
             let _ = reply.send(dealt);
@@ -391,12 +408,11 @@ impl Client {
         }
     }
 
-    async fn dial<'b>(&self, (rx, tx): (&'b mut [u8], &'b mut [u8])) -> Result<DealerClient<'b>, DealError> {
-        let connecting = timeout(self.patience.exchange, TcpStream::connect(&self.address)).await;
+    async fn dial<'b>(&self, buffers: (&'b mut [u8], &'b mut [u8])) -> Result<DealerClient<'b, H::Stream>, DealError> {
+        let connecting = timeout(self.patience.exchange, self.host.dial(&self.peer.address)).await;
         let stream = connecting.map_err(|_| LinkError::Silent)??;
-        stream.set_nodelay(true)?;
-        let (kind, buffers) = (Kind::ServerDealer, (rx, tx));
-        let link = Link::dial(kind, &self.own, self.dealer, &mut random(), stream, buffers, self.patience).await?;
+        let (kind, own, key) = (Kind::ServerDealer, &self.peer.own, self.peer.key);
+        let link = Link::dial(kind, own, key, &mut self.host.random(), stream, buffers, self.patience).await?;
         Ok(DealerClient { link })
     }
 }
@@ -412,11 +428,11 @@ async fn take(waiting: &Waiting) -> Option<(Deal, Reply)> {
 }
 
 /// A link to the dealer.
-struct DealerClient<'b> {
-    link: Link<'b, TcpStream>,
+struct DealerClient<'b, S> {
+    link: Link<'b, S>,
 }
 
-impl DealerClient<'_> {
+impl<S: AsyncRead + AsyncWrite + Unpin> DealerClient<'_, S> {
     /// One item; the program is registered first if the dealer does not have it.
     async fn item(&mut self, deal: &Deal, pool: &Pool, fingerprint: &[u8; 32]) -> Result<Vec<u8>, DealError> {
         match self.deal(deal, fingerprint).await {

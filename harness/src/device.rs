@@ -8,8 +8,8 @@ use secure_router_core::session::{CounterError, Counters, DeviceSession, Event, 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 
+use crate::files::{Disk, Files, replace};
 use crate::link::Moved;
-use crate::provision::replace;
 
 /// Why the device stopped.
 #[derive(Debug, thiserror::Error)]
@@ -72,7 +72,8 @@ pub async fn run<S: AsyncRead + AsyncWrite + Unpin, C: Counters>(
 
 /// Spent counters in a file that is replaced durably at each burn.
 #[derive(Debug)]
-pub struct FileCounters {
+pub struct FileCounters<F = Disk> {
+    files: F,
     path: PathBuf,
     next: [u64; SLOTS],
 }
@@ -83,10 +84,20 @@ impl FileCounters {
     /// # Errors
     /// A file that cannot be read or is damaged: a device must not guess its counters.
     pub fn open(path: &Path) -> anyhow::Result<Self> {
+        Self::on(Disk, path)
+    }
+}
+
+impl<F: Files> FileCounters<F> {
+    /// As [`open`](FileCounters::open), on any file system.
+    ///
+    /// # Errors
+    /// As [`open`](FileCounters::open).
+    pub fn on(files: F, path: &Path) -> anyhow::Result<Self> {
         let mut next = [0; SLOTS];
-        match std::fs::read_to_string(path) {
-            Ok(text) => {
-                let stored: Vec<u64> = serde_json::from_str(&text)
+        match files.read(path) {
+            Ok(bytes) => {
+                let stored: Vec<u64> = serde_json::from_slice(&bytes)
                     .map_err(|_| anyhow::anyhow!("the counters in {} are damaged", path.display()))?;
                 if stored.len() != SLOTS {
                     anyhow::bail!("the counters in {} are damaged", path.display());
@@ -96,11 +107,11 @@ impl FileCounters {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => anyhow::bail!("cannot read the counters in {}: {error}", path.display()),
         }
-        Ok(Self { path: path.to_owned(), next })
+        Ok(Self { files, path: path.to_owned(), next })
     }
 }
 
-impl Counters for FileCounters {
+impl<F: Files> Counters for FileCounters<F> {
     fn next(&mut self, slot: Slot) -> Result<u64, CounterError> {
         self.next.get(usize::from(slot.code())).copied().ok_or(CounterError)
     }
@@ -110,7 +121,7 @@ impl Counters for FileCounters {
         let lowest = next.get_mut(usize::from(slot.code())).ok_or(CounterError)?;
         *lowest = counter.checked_add(1).ok_or(CounterError)?.max(*lowest);
         let text = serde_json::to_string(&next.as_slice()).map_err(|_| CounterError)?;
-        replace(&self.path, text.as_bytes()).map_err(|_| CounterError)?;
+        replace(&self.files, &self.path, text.as_bytes()).map_err(|_| CounterError)?;
         self.next = next;
         Ok(())
     }

@@ -6,6 +6,8 @@ pub mod board;
 pub mod database;
 pub mod dealer;
 pub mod device;
+pub mod files;
+pub mod host;
 pub mod link;
 pub mod pool;
 pub mod provision;

@@ -5,16 +5,16 @@
 //! taken in, so that two ends that both send never wait for each other.
 
 use std::io;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use rand_core::TryCryptoRng;
 use secure_router_core::channel::{Channel, ChannelError, Event, Link as Kind, PublicKey, StaticSecret};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tracing::warn;
+
+use crate::host::Listen;
 
 /// Most bytes taken in ahead of the frame being handled.
 const READ_AHEAD: usize = 1 << 16;
@@ -69,16 +69,13 @@ pub struct Moved {
 
 /// Starts a session for every connection, until it is dropped; all sessions end with it. A failure
 /// to accept, such as too many open files, passes: others are still served.
-pub async fn accept<F: Future<Output = ()> + Send + 'static>(
-    listener: TcpListener,
-    session: impl Fn(TcpStream, SocketAddr) -> F,
+pub async fn accept<L: Listen, F: Future<Output = ()> + Send + 'static>(
+    mut listener: L,
+    session: impl Fn(L::Stream, L::From) -> F,
 ) {
     let mut sessions = JoinSet::new();
     loop {
-        let accepted = listener.accept().await.and_then(|(stream, from)| {
-            stream.set_nodelay(true)?;
-            Ok((stream, from))
-        });
+        let accepted = listener.accept().await;
         while sessions.try_join_next().is_some() {}
         match accepted {
             Ok((stream, from)) => {

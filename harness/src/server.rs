@@ -15,15 +15,15 @@ use secure_router_core::session::{
     ToDevice, ToServer, Welcome,
 };
 use serde::{Deserialize, Serialize};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Mutex;
-use tokio::task::block_in_place;
 use tracing::{debug, info, warn};
 
-use crate::dealer::{Deal, DealError, DealRefusal, DealerHandle};
+use crate::dealer::{Deal, DealError, DealRefusal, DealerHandle, Peer};
+use crate::host::{Host, Listen, Machine};
 use crate::link::{Link, LinkError, Patience, accept};
 use crate::pool::{Pool, slot_name};
-use crate::provision::{ServerDevice, ServerFile, random};
+use crate::provision::{ServerDevice, ServerFile};
 use crate::stock::{Item, StockError, Store};
 
 const BUFFER: usize = buffer_bytes(FRAME_PAYLOAD);
@@ -40,7 +40,8 @@ pub struct Record {
 }
 
 /// A server of one pool.
-pub struct Service {
+pub struct Service<H = Machine> {
+    host: Arc<H>,
     keys: ServerFile,
     secret: StaticSecret,
     pool: Arc<Pool>,
@@ -70,7 +71,7 @@ enum Ended {
     Refused(Refusal),
 }
 
-type DeviceLink<'b> = Link<'b, TcpStream>;
+type DeviceLink<'b, H> = Link<'b, <H as Host>::Stream>;
 
 impl Service {
     /// A server of `pool` that keeps its stock at `store` and asks the dealer at `dealer_address`.
@@ -78,22 +79,32 @@ impl Service {
     ///
     /// # Errors
     /// A blank key, or a store that cannot be opened.
-    pub fn new(
+    pub fn new(keys: ServerFile, pool: Pool, store: &Path, dealer_address: String, patience: Patience) -> Result<Self> {
+        let store = Store::open(store).with_context(|| format!("cannot open the stock {}", store.display()))?;
+        Self::on(Machine, keys, pool, store, dealer_address, patience)
+    }
+}
+
+impl<H: Host> Service<H> {
+    /// As [`new`](Service::new), on any machine.
+    ///
+    /// # Errors
+    /// A blank key.
+    pub fn on(
+        host: H,
         keys: ServerFile,
         mut pool: Pool,
-        store: &Path,
+        store: Store,
         dealer_address: String,
         patience: Patience,
     ) -> Result<Self> {
         let secret = keys.secret()?;
         pool.seal(&secret);
         let fingerprint = pool.spec.fingerprint()?;
-        let store = Store::open(store).with_context(|| format!("cannot open the stock {}", store.display()))?;
-        let pool = Arc::new(pool);
-        let (own, peer) = (keys.secret()?, keys.dealer());
-        let dealer = DealerHandle::start(dealer_address, own, peer, Arc::clone(&pool), fingerprint, patience);
-        let store = Mutex::new(store);
-        Ok(Self { keys, secret, pool, fingerprint, store, dealer, patience, records: None })
+        let (host, pool, store) = (Arc::new(host), Arc::new(pool), Mutex::new(store));
+        let peer = Peer { address: dealer_address, key: keys.dealer(), own: keys.secret()? };
+        let dealer = DealerHandle::start(Arc::clone(&host), peer, Arc::clone(&pool), fingerprint, patience);
+        Ok(Self { host, keys, secret, pool, fingerprint, store, dealer, patience, records: None })
     }
 
     /// Appends a line of JSON per run to `path`.
@@ -107,9 +118,8 @@ impl Service {
         Ok(self)
     }
 
-    /// Answers devices on `listener` until it is dropped. The store blocks a thread, so this needs a runtime of
-    /// several.
-    pub async fn run(self: Arc<Self>, listener: TcpListener) {
+    /// Answers devices on `listener` until it is dropped.
+    pub async fn run(self: Arc<Self>, listener: impl Listen<Stream = H::Stream>) {
         accept(listener, |stream, from| {
             let service = Arc::clone(&self);
             async move {
@@ -122,11 +132,11 @@ impl Service {
         .await
     }
 
-    async fn answer(&self, stream: TcpStream) -> Result<(), Ended> {
+    async fn answer(&self, stream: H::Stream) -> Result<(), Ended> {
         let (mut rx, mut tx) = (vec![0; BUFFER], vec![0; BUFFER]);
         let known = |key: &PublicKey| self.keys.device(key).is_some();
         let buffers = (rx.as_mut_slice(), tx.as_mut_slice());
-        let mut rng = random();
+        let mut rng = self.host.random();
         let kind = Kind::DeviceServer;
         let mut link = Link::answer(kind, &self.secret, known, &mut rng, stream, buffers, self.patience).await?;
         let key = link.peer().ok_or(LinkError::UnknownPeer)?;
@@ -177,13 +187,13 @@ impl Service {
     /// What `work` makes of the store.
     async fn stored<T>(&self, slot: Slot, work: impl FnOnce(&Store) -> Result<T, StockError>) -> Result<T, Ended> {
         let store = self.store.lock().await;
-        block_in_place(|| work(&store)).map_err(|error| refusal(&error, slot))
+        self.host.block(|| work(&store)).map_err(|error| refusal(&error, slot))
     }
 
     /// Offline: takes the device's corrections, asks the dealer, and puts both in stock.
     async fn prepare(
         &self,
-        link: &mut DeviceLink<'_>,
+        link: &mut DeviceLink<'_, H>,
         key: &PublicKey,
         device: &ServerDevice,
         Prepare { slot, counter }: Prepare,
@@ -223,7 +233,7 @@ impl Service {
     /// Online: the router and then the model it chooses, or one model.
     async fn infer(
         &self,
-        link: &mut DeviceLink<'_>,
+        link: &mut DeviceLink<'_, H>,
         key: &PublicKey,
         device: &ServerDevice,
         infer: Infer,
@@ -246,7 +256,7 @@ impl Service {
     #[expect(clippy::too_many_arguments, reason = "one run's whole context")]
     async fn program(
         &self,
-        link: &mut DeviceLink<'_>,
+        link: &mut DeviceLink<'_, H>,
         key: &PublicKey,
         device: &ServerDevice,
         slot: Slot,
@@ -354,14 +364,14 @@ fn refusal(error: &StockError, slot: Slot) -> Ended {
     })
 }
 
-async fn hear(link: &mut DeviceLink<'_>) -> Result<ToServer, Ended> {
+async fn hear<S: AsyncRead + AsyncWrite + Unpin>(link: &mut Link<'_, S>) -> Result<ToServer, Ended> {
     match link.frame().await? {
         (FRAME_CONTROL, payload) => ToServer::from_bytes(payload).map_err(|_| Ended::Control),
         _ => Err(LinkError::Frame.into()),
     }
 }
 
-fn say(link: &mut DeviceLink<'_>, message: &ToDevice) -> Result<(), Ended> {
+fn say<S: AsyncRead + AsyncWrite + Unpin>(link: &mut Link<'_, S>, message: &ToDevice) -> Result<(), Ended> {
     let mut buffer = [0; FRAME_PAYLOAD];
     let bytes = message.to_bytes(&mut buffer).map_err(|_| Ended::Control)?;
     Ok(link.queue(FRAME_CONTROL, buffer.get(..bytes).unwrap_or(&[]))?)

@@ -11,7 +11,7 @@ use secure_router_core::channel::PublicKey;
 use secure_router_core::circuit::Slot;
 use secure_router_core::session::SlotStock;
 
-use crate::database::Durable;
+use crate::database::{self, Durable};
 
 /// Device, slot and counter to an item: the length of the device's part, it, and the dealer's.
 const ITEMS: TableDefinition<'_, ([u8; 32], u8, u64), &[u8]> = TableDefinition::new("items");
@@ -76,7 +76,7 @@ impl Store {
     /// [`StockError::Store`].
     pub fn open(path: &Path) -> Result<Self, StockError> {
         let path = path.to_owned();
-        Self::over(move || Database::create(&path))
+        Self::over(move || database::open(&path))
     }
 
     /// The store in the database that `open` opens, now and after each failure.

@@ -1,5 +1,7 @@
 //! Parties for tests: a dealer and a server on loopback, and devices that dial them.
 
+pub mod sim;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 
