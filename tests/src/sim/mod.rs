@@ -143,8 +143,9 @@ impl Story {
             (&mut weather.disk_full, 60),
             (&mut weather.disk_fails, 60),
             (&mut weather.flash_fails, 60),
+            (&mut weather.falls_after_burn, 800),
         ] {
-            if world.per_mille(120) {
+            if world.per_mille(150) {
                 *rate = 2 + world.below(most) as u32;
             }
         }
@@ -165,16 +166,12 @@ impl Story {
             if world.per_mille(250) {
                 world.arm(Party::Device(index), world.below(120));
             }
+            let mut errand = self.errand(1 + world.below(3));
+            if !self.backups[index].is_empty() && world.per_mille(150) {
+                self.put_back(index, &mut errand);
+            }
             let memory = self.devices[index].flash.backup();
             self.backups[index].push(memory);
-            let put_back = world.per_mille(80);
-            if put_back {
-                world.count("fault: PutBack");
-                let backup = &self.backups[index][world.below(self.backups[index].len())];
-                self.devices[index].flash = backup.backup();
-                lock(&world.watch).put_back(index);
-            }
-            let errand = self.errand(1 + world.below(3));
             let wait = Duration::from_millis(world.below(500) as u64);
             let device = self.devices[index].clone();
             sessions.spawn(async move {
@@ -184,6 +181,20 @@ impl Story {
         }
         while let Some(session) = sessions.join_next().await {
             session.expect("a device's session panicked");
+        }
+    }
+
+    /// Puts a device's memory back to what it was before an earlier storm, mostly the last, and lets it ask what it
+    /// asked then.
+    fn put_back(&mut self, index: usize, errand: &mut Errand) {
+        let (world, backups) = (&self.world, &self.backups[index]);
+        world.count("fault: PutBack");
+        let ago = if world.per_mille(700) { 1 } else { 1 + world.below(backups.len()) };
+        self.devices[index].flash = backups[backups.len() - ago].backup();
+        let mut watch = lock(&world.watch);
+        watch.put_back(index);
+        if let Some((slot, _)) = watch.last(index) {
+            errand.slots[0] = slot;
         }
     }
 
@@ -235,6 +246,7 @@ pub fn faults() -> Vec<String> {
         "DiskReplaced",
         "OtherPool",
         "PutBack",
+        "FallsAfterBurn",
     ];
     links.chain(others.iter().map(|name| format!("fault: {name}"))).collect()
 }

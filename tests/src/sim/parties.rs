@@ -299,6 +299,9 @@ impl Counters for Watched {
         let current = lock(&self.current);
         let seen = current.wire.as_ref().expect("burned without a link").mark(current.ahead);
         lock(&self.world.watch).burned(self.device, slot, counter, &current.input, seen);
+        if self.world.goes_wrong("FallsAfterBurn", |weather| weather.falls_after_burn) {
+            self.world.arm(Party::Device(self.device), self.world.below(6));
+        }
         Ok(())
     }
 }

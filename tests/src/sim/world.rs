@@ -39,6 +39,8 @@ pub struct Weather {
     pub disk_fails: u32,
     /// That a device's memory fails.
     pub flash_fails: u32,
+    /// That a device falls within the next steps behind a burn.
+    pub falls_after_burn: u32,
 }
 
 /// Who listens, and how to reach them.
