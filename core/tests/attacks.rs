@@ -2,21 +2,21 @@
 //! say elsewhere. An attack that stops working here is good news for a document that must then be changed.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
+#[path = "lab/chance.rs"]
+mod chance;
 mod lab;
 #[path = "lab/tamper.rs"]
 mod tamper;
-#[path = "lab/world.rs"]
-mod world;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use chance::Chance;
 use lab::{Secret, Seeds, random_secret};
 use secure_router_core::circuit::{Gate, Message, MessageKind, Program, Response, Slot};
 use secure_router_core::gate::{opening, requantise, table};
 use secure_router_core::ring::{bits_at, low_bits, signed};
 use secure_router_core::spec::{ModelSpec, Opening, Output, RouterSpec};
 use tamper::{Honest, Tamper, View, add, gates, messages, run};
-use world::Chance;
 
 fn shape(shift: u8, index_bits: u8) -> Opening {
     Opening { shift, index_bits }

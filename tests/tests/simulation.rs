@@ -9,9 +9,13 @@ use std::collections::BTreeMap;
 use std::panic::catch_unwind;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use secure_router_tests::sim::{self, tell};
+use secure_router_core::circuit::Slot;
+use secure_router_core::session::Refusal;
+use secure_router_tests::sim::parties::{Errand, Outcome, PATIENCE};
+use secure_router_tests::sim::world::{Life, Party};
+use secure_router_tests::sim::{self, Story, on_a_still_clock, tell};
 
 thread_local! {
     /// The last panic of this thread: tokio catches those of tasks.
@@ -93,4 +97,31 @@ fn a_world_replays() {
         assert_eq!(once.tally, again.tally);
         assert_eq!(once.fingerprint, again.fingerprint);
     }
+}
+
+#[test]
+fn silent_devices_and_a_silent_link_to_the_dealer_delay_nobody_else() {
+    on_a_still_clock(async {
+        let story = Story::new(1, 4, 0, false);
+        let errand = Errand { slots: vec![Slot::Model(0)], prepare: 1, tile: 1, pause: 0 };
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let silent = Life::start(&story.world, Party::Impostor);
+        let _links: Vec<_> = (0..50).map(|_| story.world.dial(&silent, Party::Server).unwrap()).collect();
+        let first = Story::session(story.devices[0].clone(), errand.clone()).await;
+        assert_eq!(first, Outcome::Answers(1));
+        // One link to the dealer is open now. Four requests take it and three more.
+        story.world.silence(Party::Dealer);
+        let mut sessions = tokio::task::JoinSet::new();
+        for device in &story.devices {
+            let (device, errand, start) = (device.clone(), errand.clone(), tokio::time::Instant::now());
+            sessions.spawn(async move { (Story::session(device, errand).await, start.elapsed()) });
+        }
+        let (late, soon): (Vec<_>, Vec<_>) =
+            sessions.join_all().await.into_iter().partition(|(_, took)| *took > Duration::from_secs(1));
+        assert!(
+            soon.len() == 3 && soon.iter().all(|(outcome, _)| *outcome == Outcome::Answers(1)),
+            "{soon:?} {late:?}"
+        );
+        assert!(late[0].0 == Outcome::Refused(Refusal::Dealer) && late[0].1 < 2 * PATIENCE.exchange, "{late:?}");
+    });
 }

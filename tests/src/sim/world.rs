@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
@@ -153,6 +153,13 @@ impl World {
         queue
     }
 
+    /// Nothing passes any more over the links that a party has now, and nobody is told.
+    pub fn silence(&self, party: Party) {
+        if let Some((life, _)) = lock(&self.doors).get(&party) {
+            lock(&life.wires).iter().filter_map(Weak::upgrade).for_each(|wire| wire.end(true));
+        }
+    }
+
     /// A link to a party; nothing when nobody listens.
     pub fn dial(&self, from: &Arc<Life>, to: Party) -> Option<End> {
         let (life, knock) = lock(&self.doors).get(&to).cloned()?;
@@ -171,7 +178,7 @@ pub struct Life {
     pub party: Party,
     dead: AtomicBool,
     fallen: Notify,
-    wires: Mutex<Vec<std::sync::Weak<Wire>>>,
+    wires: Mutex<Vec<Weak<Wire>>>,
 }
 
 impl Life {
@@ -245,12 +252,5 @@ impl Life {
         let mut wires = lock(&self.wires);
         wires.retain(|wire| wire.strong_count() > 0);
         wires.push(Arc::downgrade(wire));
-    }
-
-    /// Nothing passes over the party's links any more, and nobody is told.
-    pub fn silence(&self) {
-        for wire in lock(&self.wires).iter().filter_map(std::sync::Weak::upgrade) {
-            wire.end(true);
-        }
     }
 }
