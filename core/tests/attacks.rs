@@ -2,14 +2,15 @@
 //! say elsewhere. An attack that stops working here is good news for a document that must then be changed.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
+#[path = "lab/chance.rs"]
+mod chance;
 mod lab;
 #[path = "lab/tamper.rs"]
 mod tamper;
-#[path = "lab/world.rs"]
-mod world;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use chance::Chance;
 use lab::peer::{Fixture, Frame, Memory, Seeded, Store, connect, request};
 use lab::{Secret, Seeds, random_secret};
 use secure_router_core::channel::{Channel, Event as Arrived, Link};
@@ -23,7 +24,6 @@ use secure_router_core::session::{
 };
 use secure_router_core::spec::{ModelSpec, Opening, Output, PoolSpec, RouterSpec};
 use tamper::{Honest, Tamper, View, add, gates, messages, run};
-use world::Chance;
 
 fn shape(shift: u8, index_bits: u8) -> Opening {
     Opening { shift, index_bits }

@@ -2,12 +2,13 @@
 //! buffers. What a change leaves well-formed is told apart by rules written out here, not by the session itself.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
+#[path = "lab/chance.rs"]
+mod chance;
 mod lab;
-#[path = "lab/world.rs"]
-mod world;
 
 use std::collections::BTreeMap;
 
+use chance::Chance;
 use lab::peer::{Crossed, Fixture, Frame, Memory, Outcome, Peer, Session, Store, carry, connect, event, request};
 use lab::{Seeds, deal, offline, random_secret};
 use secure_router_core::channel::ChannelError;
@@ -20,7 +21,6 @@ use secure_router_core::session::{
     PreparedStock, Refusal, Route, SessionError, SlotStock, ToDevice, ToServer, Welcome,
 };
 use secure_router_core::spec::{ModelSpec, NamedModel, Opening, Output, PoolSpec, RouterSpec};
-use world::Chance;
 
 const CASES: usize = 1000;
 const PLAIN: Slot = Slot::Model(0);

@@ -19,11 +19,14 @@ pub(crate) struct Deal {
     /// Address to listen on; port 0 takes a free one.
     #[arg(long, default_value = "127.0.0.1:7431")]
     listen: String,
+    #[command(flatten)]
+    waits: crate::serve::Waits,
 }
 
 impl Deal {
     pub(crate) fn run(self) -> Result<()> {
-        let dealer = Arc::new(Dealer::new(provision::read(&self.keys)?, &self.store)?);
+        let keys = provision::read(&self.keys)?;
+        let dealer = Arc::new(Dealer::new(keys, &self.store, self.waits.patience())?);
         crate::runtime()?.block_on(async {
             dealer.run(crate::listen(&self.listen).await?).await;
             Ok(())

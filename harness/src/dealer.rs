@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, Result};
-use redb::{Database, ReadableTable, TableDefinition};
+use redb::{Database, DatabaseError, ReadableTable, TableDefinition};
 use secure_router_core::channel::{Link as Kind, PublicKey, StaticSecret};
 use secure_router_core::circuit::{Program, Slot};
 use secure_router_core::dealer::{self, MaskedParameters};
@@ -19,19 +19,25 @@ use secure_router_core::routing::UNBOUNDED;
 use secure_router_core::server::mask_weights;
 use secure_router_core::spec::PoolSpec;
 use serde::{Deserialize, Serialize};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
-use crate::link::{Link, LinkError, accept};
+use crate::database::{self, Durable};
+use crate::host::{Host, Listen, Machine};
+use crate::link::{Link, LinkError, Patience, accept};
 use crate::pool::{Pool, Secrets};
-use crate::provision::{DealerFile, random};
+use crate::provision::DealerFile;
 
 /// Payload bytes of a full frame on this link.
 const FRAME: usize = 32 * 1024;
 const BUFFER: usize = secure_router_core::channel::buffer_bytes(FRAME);
 const CONTROL: u8 = 1;
 const DATA: u8 = 2;
+/// Links that a server keeps to its dealer: so many requests are under way at once.
+const LINKS: usize = 4;
 
 /// What the server asks.
 #[derive(Debug, Serialize, Deserialize)]
@@ -67,8 +73,11 @@ pub enum DealRefusal {
     #[error("the program is not registered with the dealer")]
     NotRegistered,
     /// The counter was dealt before.
-    #[error("the dealer has dealt this counter before")]
-    Counter,
+    #[error("the dealer has dealt this counter before, and all below {next}")]
+    Counter {
+        /// The lowest that was not.
+        next: u64,
+    },
     /// The dealer's store failed.
     #[error("the dealer's store failed")]
     Store,
@@ -95,10 +104,12 @@ struct Registered {
 type Key = ([u8; 32], [u8; 32], u8);
 
 /// The dealer's state.
-pub struct Dealer {
+pub struct Dealer<H = Machine> {
+    host: H,
     keys: DealerFile,
     secret: StaticSecret,
-    dealt: Database,
+    dealt: Durable,
+    patience: Patience,
     registered: Mutex<HashMap<Key, Arc<Registered>>>,
 }
 
@@ -107,18 +118,47 @@ impl Dealer {
     ///
     /// # Errors
     /// A blank key, or a store that cannot be opened.
-    pub fn new(keys: DealerFile, store: &Path) -> Result<Self> {
-        let dealt =
-            Database::create(store).with_context(|| format!("cannot open the dealer's store {}", store.display()))?;
-        let write = dealt.begin_write()?;
-        write.open_table(DEALT)?;
-        write.open_table(EPSILONS)?;
-        write.commit()?;
-        Ok(Self { secret: keys.secret()?, keys, dealt, registered: Mutex::default() })
+    pub fn new(keys: DealerFile, store: &Path, patience: Patience) -> Result<Self> {
+        let path = store.to_owned();
+        let dealer = Self::on(Machine, keys, move || database::open(&path), patience);
+        dealer.with_context(|| format!("cannot open the dealer's store {}", store.display()))
+    }
+}
+
+impl<H: Host> Dealer<H> {
+    /// As [`new`](Dealer::new), on any machine; `open` opens the database, now and after each failure.
+    ///
+    /// # Errors
+    /// A blank key, or a store that cannot be opened.
+    pub fn on(
+        host: H,
+        keys: DealerFile,
+        open: impl Fn() -> Result<Database, DatabaseError> + Send + Sync + 'static,
+        patience: Patience,
+    ) -> Result<Self> {
+        let dealer = Self {
+            host,
+            secret: keys.secret()?,
+            keys,
+            dealt: Durable::new(open)?,
+            patience,
+            registered: Mutex::default(),
+        };
+        dealer.store(|dealt| {
+            let write = dealt.begin_write()?;
+            write.open_table(DEALT)?;
+            write.open_table(EPSILONS)?;
+            Ok(write.commit()?)
+        })?;
+        Ok(dealer)
     }
 
-    /// Answers servers on `listener` until the process ends.
-    pub async fn run(self: Arc<Self>, listener: TcpListener) {
+    fn store<T>(&self, work: impl FnOnce(&Database) -> Result<T, redb::Error>) -> Result<T, redb::Error> {
+        self.dealt.with(|_| true, work)
+    }
+
+    /// Answers servers on `listener` until it is dropped.
+    pub async fn run(self: Arc<Self>, listener: impl Listen<Stream = H::Stream>) {
         accept(listener, |stream, from| {
             let dealer = Arc::clone(&self);
             async move {
@@ -131,14 +171,17 @@ impl Dealer {
         .await
     }
 
-    async fn answer(&self, stream: TcpStream) -> Result<(), LinkError> {
+    async fn answer(&self, stream: H::Stream) -> Result<(), LinkError> {
         let (mut rx, mut tx) = (vec![0; BUFFER], vec![0; BUFFER]);
         let server = self.keys.server();
         let known = |key: &PublicKey| *key == server;
         let buffers = (rx.as_mut_slice(), tx.as_mut_slice());
-        let mut link = Link::answer(Kind::ServerDealer, &self.secret, known, &mut random(), stream, buffers).await?;
+        let kind = Kind::ServerDealer;
+        let mut link =
+            Link::answer(kind, &self.secret, known, &mut self.host.random(), stream, buffers, self.patience).await?;
         info!("server connected");
         loop {
+            link.request().await?;
             let (CONTROL, payload) = link.frame().await? else { return Err(LinkError::Frame) };
             match postcard::from_bytes(payload).map_err(|_| LinkError::Frame)? {
                 Ask::Register { device, pool, slot } => {
@@ -207,10 +250,10 @@ impl Dealer {
             let mut work = vec![0; dealer::work_words(&registered.program)?];
             let mut stock = vec![0; registered.program.layout()?.stock as usize];
             let keys = known.seeds().keys(fingerprint, slot, counter);
-            dealer::deal(&registered.program, &keys, &parameters, &mut random(), &mut work, &mut stock)?;
+            dealer::deal(&registered.program, &keys, &parameters, &mut self.host.random(), &mut work, &mut stock)?;
             Ok(stock)
         };
-        tokio::task::block_in_place(deal).map_err(|_| DealRefusal::Spec)
+        self.host.block(deal).map_err(|_| DealRefusal::Spec)
     }
 
     /// Records that `counter` is dealt and what it may tell; refuses if it, or a later one, was dealt before, or if
@@ -222,30 +265,32 @@ impl Dealer {
         counter: u64,
         leak: u32,
         budget: Option<u32>,
-    ) -> Result<Option<DealRefusal>> {
+    ) -> Result<Option<DealRefusal>, redb::Error> {
         let key = (device.0, slot.code());
-        let write = self.dealt.begin_write()?;
-        {
-            let mut dealt = write.open_table(DEALT)?;
-            let lowest = dealt.get(key)?.map_or(0, |next| next.value());
-            let Some(next) = counter.checked_add(1).filter(|_| counter >= lowest) else {
-                return Ok(Some(DealRefusal::Counter));
-            };
-            dealt.insert(key, next)?;
-            // An open route has no epsilon to add.
-            if leak != UNBOUNDED {
-                let mut epsilons = write.open_table(EPSILONS)?;
-                let told = epsilons.get(device.0)?.map_or(0, |told| told.value()) + u64::from(leak);
-                if budget.is_some_and(|budget| told > u64::from(budget)) {
-                    return Ok(Some(DealRefusal::Budget));
+        self.store(|dealt| {
+            let write = dealt.begin_write()?;
+            {
+                let mut dealt = write.open_table(DEALT)?;
+                let lowest = dealt.get(key)?.map_or(0, |next| next.value());
+                let Some(next) = counter.checked_add(1).filter(|_| counter >= lowest) else {
+                    return Ok(Some(DealRefusal::Counter { next: lowest }));
+                };
+                dealt.insert(key, next)?;
+                // An open route has no epsilon to add.
+                if leak != UNBOUNDED {
+                    let mut epsilons = write.open_table(EPSILONS)?;
+                    let told = epsilons.get(device.0)?.map_or(0, |told| told.value()) + u64::from(leak);
+                    if budget.is_some_and(|budget| told > u64::from(budget)) {
+                        return Ok(Some(DealRefusal::Budget));
+                    }
+                    epsilons.insert(device.0, told)?;
+                } else if budget.is_some() {
+                    return Ok(Some(DealRefusal::Routing));
                 }
-                epsilons.insert(device.0, told)?;
-            } else if budget.is_some() {
-                return Ok(Some(DealRefusal::Routing));
             }
-        }
-        write.commit()?;
-        Ok(None)
+            write.commit()?;
+            Ok(None)
+        })
     }
 }
 
@@ -257,10 +302,7 @@ fn registration(pool: &[u8], slot: Slot) -> Option<(Program, [u8; 32], usize, us
     Some((program, spec.fingerprint().ok()?, layout.weights as usize, layout.tables as usize))
 }
 
-fn say<S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin>(
-    link: &mut Link<'_, S>,
-    tell: &Tell,
-) -> Result<(), LinkError> {
+fn say<S: AsyncRead + AsyncWrite + Unpin>(link: &mut Link<'_, S>, tell: &Tell) -> Result<(), LinkError> {
     link.queue(CONTROL, &postcard::to_stdvec(tell).map_err(|_| LinkError::Frame)?)
 }
 
@@ -299,53 +341,42 @@ pub struct Deal {
 
 type Reply = oneshot::Sender<Result<Vec<u8>, DealError>>;
 
-/// The server's end: a task that owns the link to the dealer and dials again when it is lost.
+/// Where the dealer is, who it is, and as whom the server asks it.
+pub struct Peer {
+    /// Its address.
+    pub address: String,
+    /// Its key.
+    pub key: PublicKey,
+    /// The server's.
+    pub own: StaticSecret,
+}
+
+/// The server's end: a few links to the dealer, dialled when they are needed, that take the requests in turn.
 pub struct DealerHandle {
     requests: mpsc::Sender<(Deal, Reply)>,
+    patience: Patience,
+    /// One task per link; they end with the handle.
+    _links: JoinSet<()>,
 }
 
 impl DealerHandle {
-    /// Starts the task. The dealer is dialled at the first request.
+    /// Starts the links' tasks.
     #[must_use]
-    pub fn start(
-        address: String,
-        own: StaticSecret,
-        dealer: PublicKey,
+    pub fn start<H: Host>(
+        host: Arc<H>,
+        peer: Peer,
         pool: Arc<Pool>,
         fingerprint: [u8; 32],
+        patience: Patience,
     ) -> Self {
-        let (requests, mut waiting) = mpsc::channel::<(Deal, Reply)>(64);
-        tokio::spawn(async move {
-            let mut next = waiting.recv().await;
-            while let Some((deal, reply)) = next {
-                let (mut rx, mut tx) = (vec![0; BUFFER], vec![0; BUFFER]);
-                let mut client = match DealerClient::dial(&address, &own, dealer, (&mut rx, &mut tx)).await {
-                    Ok(client) => client,
-                    Err(error) => {
-                        let _ = reply.send(Err(error));
-                        next = waiting.recv().await;
-                        continue;
-                    }
-                };
-                // A link that breaks is dialled anew for the next request: this one may have been
-                // dealt, and a counter is dealt once.
-                let (mut deal, mut reply) = (deal, reply);
-                loop {
-                    let dealt = client.item(&deal, &pool, &fingerprint).await;
-                    let lost = matches!(dealt, Err(DealError::Link(_)));
-                    let _ = reply.send(dealt);
-                    next = waiting.recv().await;
-                    match next.take() {
-                        Some(more) if !lost => (deal, reply) = more,
-                        last => {
-                            next = last;
-                            break;
-                        }
-                    }
-                }
-            }
-        });
-        Self { requests }
+        let (requests, waiting) = mpsc::channel(LINKS);
+        let client = Arc::new(Client { host, peer, pool, fingerprint, patience });
+        let waiting = Arc::new(tokio::sync::Mutex::new(waiting));
+        let mut links = JoinSet::new();
+        for _ in 0..LINKS {
+            links.spawn(Arc::clone(&client).serve(Arc::clone(&waiting)));
+        }
+        Self { requests, patience, _links: links }
     }
 
     /// One item.
@@ -353,30 +384,90 @@ impl DealerHandle {
     /// # Errors
     /// [`DealError`].
     pub async fn deal(&self, deal: Deal) -> Result<Vec<u8>, DealError> {
-        let (reply, answer) = oneshot::channel();
-        let ended = |_| DealError::Link(LinkError::Ended);
-        self.requests.send((deal, reply)).await.map_err(|_| DealError::Link(LinkError::Ended))?;
-        answer.await.map_err(ended)?
+        let dealt = async {
+            let (reply, answer) = oneshot::channel();
+            self.requests.send((deal, reply)).await.map_err(|_| LinkError::Ended)?;
+            answer.await.map_err(|_| LinkError::Ended)?
+        };
+        timeout(self.patience.exchange, dealt).await.map_err(|_| LinkError::Silent)?
+    }
+}
+
+type Waiting = tokio::sync::Mutex<mpsc::Receiver<(Deal, Reply)>>;
+
+/// What the links' tasks share.
+struct Client<H> {
+    host: Arc<H>,
+    peer: Peer,
+    pool: Arc<Pool>,
+    fingerprint: [u8; 32],
+    patience: Patience,
+}
+
+impl<H: Host> Client<H> {
+    /// Answers requests over one link after the other.
+    async fn serve(self: Arc<Self>, waiting: Arc<Waiting>) {
+        let mut next = take(&waiting).await;
+        while let Some(request) = next {
+            next = self.over_a_link(request, &waiting).await;
+        }
+    }
+
+    /// Answers requests over one link until it is lost; the request that came then.
+    async fn over_a_link(&self, request: (Deal, Reply), waiting: &Waiting) -> Option<(Deal, Reply)> {
+        let (mut rx, mut tx) = (vec![0; BUFFER], vec![0; BUFFER]);
+        let (mut deal, mut reply) = request;
+        let mut link = match self.dial((&mut rx, &mut tx)).await {
+            Ok(link) => link,
+            Err(error) => {
+                let _ = reply.send(Err(error));
+                return take(waiting).await;
+            }
+        };
+        let mut new = true;
+        loop {
+            let dealt = link.item(&deal, &self.pool, &self.fingerprint).await;
+            let lost = matches!(dealt, Err(DealError::Link(_)));
+            // The dealer may have ended a link that was not used for long, or started again. Should it have dealt
+            // for this request, it will say so.
+            if lost && !new && !reply.is_closed() {
+                return Some((deal, reply));
+            }
+            let _ = reply.send(dealt);
+            let next = take(waiting).await?;
+            if lost {
+                return Some(next);
+            }
+            (deal, reply) = next;
+            new = false;
+        }
+    }
+
+    async fn dial<'b>(&self, buffers: (&'b mut [u8], &'b mut [u8])) -> Result<DealerClient<'b, H::Stream>, DealError> {
+        let connecting = timeout(self.patience.exchange, self.host.dial(&self.peer.address)).await;
+        let stream = connecting.map_err(|_| LinkError::Silent)??;
+        let (kind, own, key) = (Kind::ServerDealer, &self.peer.own, self.peer.key);
+        let link = Link::dial(kind, own, key, &mut self.host.random(), stream, buffers, self.patience).await?;
+        Ok(DealerClient { link })
+    }
+}
+
+/// The next request that somebody still waits for.
+async fn take(waiting: &Waiting) -> Option<(Deal, Reply)> {
+    loop {
+        let request = waiting.lock().await.recv().await?;
+        if !request.1.is_closed() {
+            return Some(request);
+        }
     }
 }
 
 /// A link to the dealer.
-struct DealerClient<'b> {
-    link: Link<'b, TcpStream>,
+struct DealerClient<'b, S> {
+    link: Link<'b, S>,
 }
 
-impl<'b> DealerClient<'b> {
-    async fn dial(
-        address: &str,
-        own: &StaticSecret,
-        dealer: PublicKey,
-        (rx, tx): (&'b mut [u8], &'b mut [u8]),
-    ) -> Result<Self, DealError> {
-        let stream = TcpStream::connect(address).await?;
-        stream.set_nodelay(true)?;
-        Ok(Self { link: Link::dial(Kind::ServerDealer, own, dealer, &mut random(), stream, (rx, tx)).await? })
-    }
-
+impl<S: AsyncRead + AsyncWrite + Unpin> DealerClient<'_, S> {
     /// One item; the program is registered first if the dealer does not have it.
     async fn item(&mut self, deal: &Deal, pool: &Pool, fingerprint: &[u8; 32]) -> Result<Vec<u8>, DealError> {
         match self.deal(deal, fingerprint).await {

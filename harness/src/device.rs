@@ -1,13 +1,15 @@
 //! The desktop device: the kernel's session over a tokio stream, with its counters in a file.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use secure_router_core::circuit::{SLOTS, Slot};
 use secure_router_core::session::{CounterError, Counters, DeviceSession, Event, SessionError};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::time::timeout;
 
+use crate::files::{Disk, Files, replace};
 use crate::link::Moved;
-use crate::provision::replace;
 
 /// Why the device stopped.
 #[derive(Debug, thiserror::Error)]
@@ -16,12 +18,20 @@ pub enum DriverError {
     /// The link failed.
     #[error("the link failed: {0}")]
     Link(#[from] std::io::Error),
+    /// The server neither sent nor took anything for too long.
+    #[error("the server fell silent")]
+    Silent,
     /// The session failed.
     #[error(transparent)]
     Session(#[from] SessionError),
 }
 
-/// Moves bytes between `stream` and `session` until the session's next event; counts them.
+/// How long a device waits for its server to send or take something. The server itself may have to wait for its
+/// dealer.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Moves bytes between `stream` and `session` until the session's next event; counts them. The server must not fall
+/// silent for `patience`.
 ///
 /// # Errors
 /// [`DriverError`]; the session is then closed.
@@ -29,22 +39,29 @@ pub async fn run<S: AsyncRead + AsyncWrite + Unpin, C: Counters>(
     stream: &mut S,
     session: &mut DeviceSession<'_, C>,
     moved: &mut Moved,
+    patience: Duration,
 ) -> Result<Event, DriverError> {
     loop {
         let (wanted, pending) = session.io();
-        let outcome = if !pending.is_empty() {
-            let count = stream.write(pending).await?;
-            moved.sent += count as u64;
-            session.sent(count)?
-        } else if wanted.is_empty() {
+        let sending = !pending.is_empty();
+        if !sending && wanted.is_empty() {
             return Err(SessionError::Busy.into());
-        } else {
-            match stream.read(wanted).await? {
-                0 => session.link_ended()?,
-                count => {
-                    moved.received += count as u64;
-                    session.received(count)?
-                }
+        }
+        let moving = async { if sending { stream.write(pending).await } else { stream.read(wanted).await } };
+        let count = timeout(patience, moving).await.map_err(|_| DriverError::Silent);
+        let outcome = match count.and_then(|moved| Ok(moved?)) {
+            Err(error) => {
+                session.close();
+                return Err(error);
+            }
+            Ok(0) => session.link_ended()?,
+            Ok(count) if sending => {
+                moved.sent += count as u64;
+                session.sent(count)?
+            }
+            Ok(count) => {
+                moved.received += count as u64;
+                session.received(count)?
             }
         };
         if let Some(event) = outcome {
@@ -55,7 +72,8 @@ pub async fn run<S: AsyncRead + AsyncWrite + Unpin, C: Counters>(
 
 /// Spent counters in a file that is replaced durably at each burn.
 #[derive(Debug)]
-pub struct FileCounters {
+pub struct FileCounters<F = Disk> {
+    files: F,
     path: PathBuf,
     next: [u64; SLOTS],
 }
@@ -66,10 +84,20 @@ impl FileCounters {
     /// # Errors
     /// A file that cannot be read or is damaged: a device must not guess its counters.
     pub fn open(path: &Path) -> anyhow::Result<Self> {
+        Self::on(Disk, path)
+    }
+}
+
+impl<F: Files> FileCounters<F> {
+    /// As [`open`](FileCounters::open), on any file system.
+    ///
+    /// # Errors
+    /// As [`open`](FileCounters::open).
+    pub fn on(files: F, path: &Path) -> anyhow::Result<Self> {
         let mut next = [0; SLOTS];
-        match std::fs::read_to_string(path) {
-            Ok(text) => {
-                let stored: Vec<u64> = serde_json::from_str(&text)
+        match files.read(path) {
+            Ok(bytes) => {
+                let stored: Vec<u64> = serde_json::from_slice(&bytes)
                     .map_err(|_| anyhow::anyhow!("the counters in {} are damaged", path.display()))?;
                 if stored.len() != SLOTS {
                     anyhow::bail!("the counters in {} are damaged", path.display());
@@ -79,11 +107,11 @@ impl FileCounters {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => anyhow::bail!("cannot read the counters in {}: {error}", path.display()),
         }
-        Ok(Self { path: path.to_owned(), next })
+        Ok(Self { files, path: path.to_owned(), next })
     }
 }
 
-impl Counters for FileCounters {
+impl<F: Files> Counters for FileCounters<F> {
     fn next(&mut self, slot: Slot) -> Result<u64, CounterError> {
         self.next.get(usize::from(slot.code())).copied().ok_or(CounterError)
     }
@@ -93,7 +121,7 @@ impl Counters for FileCounters {
         let lowest = next.get_mut(usize::from(slot.code())).ok_or(CounterError)?;
         *lowest = counter.checked_add(1).ok_or(CounterError)?.max(*lowest);
         let text = serde_json::to_string(&next.as_slice()).map_err(|_| CounterError)?;
-        replace(&self.path, text.as_bytes()).map_err(|_| CounterError)?;
+        replace(&self.files, &self.path, text.as_bytes()).map_err(|_| CounterError)?;
         self.next = next;
         Ok(())
     }

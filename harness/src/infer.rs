@@ -3,13 +3,13 @@
 mod batch;
 
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use secure_router::board::{self, Board, Line, Stopwatch};
-use secure_router::device::{FileCounters, run};
+use secure_router::device::{self, FileCounters, run};
 use secure_router::link::Moved;
 use secure_router::pool::{Examples, slot_name};
 use secure_router::provision::{self, DeviceFile, random};
@@ -48,6 +48,9 @@ pub(crate) struct Connection {
     /// holds if that is more private.
     #[arg(long, default_value = "open", value_parser = crate::policy::routing)]
     routing: Routing,
+    /// Seconds that the server may be silent.
+    #[arg(long, default_value_t = device::PATIENCE.as_secs(), value_parser = clap::value_parser!(u64).range(1..=86400))]
+    timeout_s: u64,
 }
 
 #[derive(Args)]
@@ -132,6 +135,7 @@ struct Party<'b> {
     session: Session<'b>,
     stream: TcpStream,
     moved: Moved,
+    patience: Duration,
     offline: Vec<(Slot, Moved)>,
 }
 
@@ -148,12 +152,14 @@ impl Connection {
         let identity = DeviceIdentity { secret: &secret, server: keys.server(), seeds: &seeds, routing };
         let memory = DeviceMemory { rx: &mut rx, tx: &mut tx, work: &mut space, input: &mut input };
         crate::runtime()?.block_on(async {
-            let stream = TcpStream::connect(&self.server)
+            let patience = Duration::from_secs(self.timeout_s);
+            let stream = tokio::time::timeout(patience, TcpStream::connect(&self.server))
                 .await
+                .unwrap_or_else(|silent| Err(silent.into()))
                 .with_context(|| format!("cannot reach the server at {}", self.server))?;
             stream.set_nodelay(true)?;
             let session = DeviceSession::connect(identity, memory, self.tile, counters, &mut random())?;
-            let mut party = Party { session, stream, moved: Moved::default(), offline: Vec::new() };
+            let mut party = Party { session, stream, moved: Moved::default(), patience, offline: Vec::new() };
             match party.event().await? {
                 Event::Ready => {}
                 event => bail!("the server began with {event:?}"),
@@ -165,7 +171,7 @@ impl Connection {
 
 impl Party<'_> {
     async fn event(&mut self) -> Result<Event> {
-        Ok(run(&mut self.stream, &mut self.session, &mut self.moved).await?)
+        Ok(run(&mut self.stream, &mut self.session, &mut self.moved, self.patience).await?)
     }
 
     /// The programs of these names; all for no name.

@@ -3,8 +3,11 @@
 //! The protocol itself is in [`secure_router_core`]; nothing here knows what a gate computes.
 
 pub mod board;
+pub mod database;
 pub mod dealer;
 pub mod device;
+pub mod files;
+pub mod host;
 pub mod link;
 pub mod pool;
 pub mod provision;

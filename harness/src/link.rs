@@ -5,15 +5,16 @@
 //! taken in, so that two ends that both send never wait for each other.
 
 use std::io;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use rand_core::TryCryptoRng;
 use secure_router_core::channel::{Channel, ChannelError, Event, Link as Kind, PublicKey, StaticSecret};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tracing::warn;
+
+use crate::host::Listen;
 
 /// Most bytes taken in ahead of the frame being handled.
 const READ_AHEAD: usize = 1 << 16;
@@ -34,9 +35,27 @@ pub enum LinkError {
     /// The peer's key is not known here.
     #[error("the peer's key is not provisioned here")]
     UnknownPeer,
+    /// The peer neither sent nor took anything for too long.
+    #[error("the peer fell silent")]
+    Silent,
     /// A frame came that this turn does not expect.
     #[error("a frame came out of turn, or with the wrong length")]
     Frame,
+}
+
+/// How long a party waits for a peer that says nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Patience {
+    /// For the handshake, for each frame that is due, and for the peer to take some of what is sent to it.
+    pub exchange: Duration,
+    /// For the next request.
+    pub idle: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self { exchange: Duration::from_secs(30), idle: Duration::from_secs(600) }
+    }
 }
 
 /// Bytes moved, counted where they cross the stream.
@@ -50,16 +69,13 @@ pub struct Moved {
 
 /// Starts a session for every connection, until it is dropped; all sessions end with it. A failure
 /// to accept, such as too many open files, passes: others are still served.
-pub async fn accept<F: Future<Output = ()> + Send + 'static>(
-    listener: TcpListener,
-    session: impl Fn(TcpStream, SocketAddr) -> F,
+pub async fn accept<L: Listen, F: Future<Output = ()> + Send + 'static>(
+    mut listener: L,
+    session: impl Fn(L::Stream, L::From) -> F,
 ) {
     let mut sessions = JoinSet::new();
     loop {
-        let accepted = listener.accept().await.and_then(|(stream, from)| {
-            stream.set_nodelay(true)?;
-            Ok((stream, from))
-        });
+        let accepted = listener.accept().await;
         while sessions.try_join_next().is_some() {}
         match accepted {
             Ok((stream, from)) => {
@@ -82,10 +98,11 @@ pub struct Link<'b, S> {
     /// Bytes of `incoming` that the channel has.
     taken: usize,
     moved: Moved,
+    patience: Patience,
 }
 
 impl<'b, S: AsyncRead + AsyncWrite + Unpin> Link<'b, S> {
-    /// Dials `peer` over `stream`, whose ends are `rx` and `tx` long at most per frame.
+    /// Dials `peer` over `stream`, whose frames are as long as `rx` and `tx` at most.
     ///
     /// # Errors
     /// [`LinkError`].
@@ -96,8 +113,9 @@ impl<'b, S: AsyncRead + AsyncWrite + Unpin> Link<'b, S> {
         rng: &mut R,
         stream: S,
         (rx, tx): (&'b mut [u8], &'b mut [u8]),
+        patience: Patience,
     ) -> Result<Self, LinkError> {
-        let mut link = Self::over(stream, Channel::initiator(kind, own, peer, rng, rx, tx)?);
+        let mut link = Self::over(stream, Channel::initiator(kind, own, peer, rng, rx, tx)?, patience);
         link.flush().await?;
         match link.event().await? {
             Event::Established => Ok(link),
@@ -116,8 +134,9 @@ impl<'b, S: AsyncRead + AsyncWrite + Unpin> Link<'b, S> {
         rng: &mut R,
         stream: S,
         (rx, tx): (&'b mut [u8], &'b mut [u8]),
+        patience: Patience,
     ) -> Result<Self, LinkError> {
-        let mut link = Self::over(stream, Channel::responder(kind, own, rng, rx, tx)?);
+        let mut link = Self::over(stream, Channel::responder(kind, own, rng, rx, tx)?, patience);
         match link.event().await? {
             Event::Identity(peer) if known(&peer) => link.channel.accept()?,
             _ => {
@@ -130,9 +149,9 @@ impl<'b, S: AsyncRead + AsyncWrite + Unpin> Link<'b, S> {
         Ok(link)
     }
 
-    fn over(stream: S, channel: Channel<'b>) -> Self {
-        let mut link =
-            Self { stream, channel, outgoing: Vec::new(), incoming: Vec::new(), taken: 0, moved: Moved::default() };
+    fn over(stream: S, channel: Channel<'b>, patience: Patience) -> Self {
+        let (outgoing, incoming, moved) = (Vec::new(), Vec::new(), Moved::default());
+        let mut link = Self { stream, channel, outgoing, incoming, taken: 0, moved, patience };
         // Of a new initiator: the handshake.
         link.outgoing.extend_from_slice(link.channel.pending());
         let pending = link.outgoing.len();
@@ -178,17 +197,22 @@ impl<'b, S: AsyncRead + AsyncWrite + Unpin> Link<'b, S> {
     /// Sends all that is queued, taking in what arrives meanwhile.
     ///
     /// # Errors
-    /// [`LinkError::Io`].
+    /// [`LinkError::Io`], and [`LinkError::Silent`] for a peer that takes nothing.
     pub async fn flush(&mut self) -> Result<(), LinkError> {
         let (mut read, mut write) = tokio::io::split(&mut self.stream);
         let mut gone = 0;
         let mut arrived = [0; 4096];
+        let mut deadline = Instant::now() + self.patience.exchange;
         while let Some(rest @ [_, ..]) = self.outgoing.get(gone..) {
             let room = self.incoming.len() < READ_AHEAD;
             tokio::select! {
+                biased;
                 sent = write.write(rest) => match sent? {
                     0 => return Err(LinkError::Ended),
-                    count => gone += count,
+                    count => {
+                        gone += count;
+                        deadline = Instant::now() + self.patience.exchange;
+                    }
                 },
                 received = read.read(&mut arrived), if room => match received? {
                     0 => return Err(LinkError::Ended),
@@ -197,15 +221,41 @@ impl<'b, S: AsyncRead + AsyncWrite + Unpin> Link<'b, S> {
                         self.incoming.extend_from_slice(arrived.get(..count).unwrap_or(&[]));
                     }
                 },
+                () = sleep_until(deadline) => return Err(LinkError::Silent),
             }
         }
-        write.flush().await?;
+        timeout(self.patience.exchange, write.flush()).await.map_err(|_| LinkError::Silent)??;
         self.moved.sent += gone as u64;
         self.outgoing.clear();
         Ok(())
     }
 
+    /// Waits for the first byte of the peer's next request.
+    ///
+    /// # Errors
+    /// [`LinkError`].
+    pub async fn request(&mut self) -> Result<(), LinkError> {
+        if self.taken < self.incoming.len() {
+            return Ok(());
+        }
+        self.fill(Instant::now() + self.patience.idle).await
+    }
+
+    async fn fill(&mut self, deadline: Instant) -> Result<(), LinkError> {
+        self.incoming.clear();
+        self.taken = 0;
+        let arrived = timeout_at(deadline, self.stream.read_buf(&mut self.incoming)).await;
+        let count = arrived.map_err(|_| LinkError::Silent)??;
+        if count == 0 {
+            self.channel.end_of_input()?;
+            return Err(LinkError::Ended);
+        }
+        self.moved.received += count as u64;
+        Ok(())
+    }
+
     async fn event(&mut self) -> Result<Event, LinkError> {
+        let deadline = Instant::now() + self.patience.exchange;
         loop {
             if let Some(rest @ [_, ..]) = self.incoming.get(self.taken..) {
                 let (taken, event) = self.channel.feed(rest)?;
@@ -215,14 +265,7 @@ impl<'b, S: AsyncRead + AsyncWrite + Unpin> Link<'b, S> {
                 }
                 continue;
             }
-            self.incoming.clear();
-            self.taken = 0;
-            let count = self.stream.read_buf(&mut self.incoming).await?;
-            if count == 0 {
-                self.channel.end_of_input()?;
-                return Err(LinkError::Ended);
-            }
-            self.moved.received += count as u64;
+            self.fill(deadline).await?;
         }
     }
 
@@ -251,5 +294,73 @@ impl<'b, S: AsyncRead + AsyncWrite + Unpin> Link<'b, S> {
             }
         }
         Ok(message)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use tokio::io::{DuplexStream, duplex};
+
+    use super::*;
+    use crate::provision::random;
+
+    const SIZE: usize = 1024;
+    const BUFFER: usize = secure_router_core::channel::buffer_bytes(SIZE);
+    const PATIENCE: Patience = Patience { exchange: Duration::from_secs(5), idle: Duration::from_secs(60) };
+
+    type Ends = (Link<'static, DuplexStream>, Link<'static, DuplexStream>);
+
+    fn buffers() -> (&'static mut [u8], &'static mut [u8]) {
+        (vec![0; BUFFER].leak(), vec![0; BUFFER].leak())
+    }
+
+    async fn ends(room: usize) -> Ends {
+        let (ours, theirs) = duplex(room);
+        let (own, peer) =
+            (StaticSecret::generate(&mut random()).unwrap(), StaticSecret::generate(&mut random()).unwrap());
+        let (kind, mut rng, mut peers_rng) = (Kind::DeviceServer, random(), random());
+        let answered = Link::answer(kind, &peer, |_| true, &mut peers_rng, theirs, buffers(), PATIENCE);
+        let dialled = Link::dial(kind, &own, peer.public_key(), &mut rng, ours, buffers(), PATIENCE);
+        let (dialled, answered) = tokio::join!(dialled, answered);
+        (dialled.unwrap(), answered.unwrap())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_dials_and_says_nothing_is_given_up() {
+        let (_ours, theirs) = duplex(SIZE);
+        let own = StaticSecret::generate(&mut random()).unwrap();
+        let mut rng = random();
+        let answered = Link::answer(Kind::DeviceServer, &own, |_| true, &mut rng, theirs, buffers(), PATIENCE);
+        let start = Instant::now();
+        assert!(matches!(answered.await, Err(LinkError::Silent)));
+        assert_eq!(start.elapsed(), PATIENCE.exchange);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_may_take_long_and_a_message_may_not() {
+        let (mut device, mut server) = ends(1 << 16).await;
+        tokio::time::advance(PATIENCE.idle / 2).await;
+        device.queue(1, &[7; 10]).unwrap();
+        device.flush().await.unwrap();
+        server.request().await.unwrap();
+        assert_eq!(server.frame().await.unwrap(), (1, &[7; 10][..]));
+        device.queue_message(2, &[8; 100], 50).unwrap();
+        device.flush().await.unwrap();
+        let start = Instant::now();
+        assert!(matches!(server.message(2, 150, 50).await, Err(LinkError::Silent)));
+        assert_eq!(start.elapsed(), PATIENCE.exchange);
+        let start = Instant::now();
+        assert!(matches!(server.request().await, Err(LinkError::Silent)));
+        assert_eq!(start.elapsed(), PATIENCE.idle);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_takes_nothing_is_given_up_even_if_it_talks() {
+        let (mut device, mut server) = ends(2 * SIZE).await;
+        device.queue_message(2, &[8; 8 * SIZE], SIZE).unwrap();
+        server.queue_message(2, &[9; SIZE], SIZE).unwrap();
+        server.flush().await.unwrap();
+        assert!(matches!(device.flush().await, Err(LinkError::Silent)));
     }
 }

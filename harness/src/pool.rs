@@ -53,7 +53,11 @@ impl Pool {
         Self::from_bytes(&bytes).with_context(|| format!("{} is not a valid pool", path.display()))
     }
 
-    fn from_bytes(bytes: &[u8]) -> Result<Self> {
+    /// As [`load`](Self::load), of a file's contents.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
         let file = SafeTensors::deserialize(bytes)?;
         let (_, header) = SafeTensors::read_metadata(bytes)?;
         let about = header.metadata().clone().unwrap_or_default();

@@ -3,7 +3,6 @@
 //! Whoever runs provisioning sees every secret of the files it makes; each file then goes to its
 //! party alone. `server.json` and `dealer.json` grow by one entry per device.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -13,6 +12,8 @@ use secure_router_core::keys::{DealerSeeds, DeviceSeeds, Seed};
 use secure_router_core::routing::{MAX_EPSILON, Routing};
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
+
+use crate::files::{Disk, replace};
 
 /// 32 bytes in hexadecimal.
 #[derive(Clone, PartialEq, Eq, Zeroize, ZeroizeOnDrop, Serialize, Deserialize)]
@@ -321,29 +322,9 @@ fn public(secret: &Bytes32) -> Result<Bytes32> {
 /// The file system's.
 pub fn write<T: Serialize>(path: &Path, value: &T) -> Result<()> {
     let mut text = serde_json::to_string_pretty(value)?;
-    let outcome = replace(path, text.as_bytes()).with_context(|| format!("cannot write {}", path.display()));
+    let outcome = replace(&Disk, path, text.as_bytes()).with_context(|| format!("cannot write {}", path.display()));
     text.zeroize();
     outcome
-}
-
-/// Replaces a file's contents durably: a power cut leaves the old or the new, whole.
-///
-/// # Errors
-/// The file system's.
-pub fn replace(path: &Path, contents: &[u8]) -> std::io::Result<()> {
-    let part = path.with_extension("part");
-    let mut options = std::fs::OpenOptions::new();
-    options.write(true).create(true).truncate(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let mut file = options.open(&part)?;
-    file.write_all(contents)?;
-    file.sync_all()?;
-    std::fs::rename(&part, path)?;
-    if let Some(directory) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        std::fs::File::open(directory)?.sync_all()?;
-    }
-    Ok(())
 }
 
 /// The system's random source as the kernel takes it.

@@ -2,9 +2,11 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Result;
 use clap::Args;
+use secure_router::link::Patience;
 use secure_router::pool::Pool;
 use secure_router::provision;
 use secure_router::server::Service;
@@ -38,6 +40,25 @@ pub(crate) struct Serve {
     /// Append what each run took to this file, a line of JSON per run.
     #[arg(long)]
     records: Option<PathBuf>,
+    #[command(flatten)]
+    waits: Waits,
+}
+
+/// When a party that answers gives a peer up.
+#[derive(Args)]
+pub(crate) struct Waits {
+    /// Seconds that a peer may be silent inside an exchange.
+    #[arg(long, default_value_t = Patience::default().exchange.as_secs(), value_parser = clap::value_parser!(u64).range(1..=86400))]
+    timeout_s: u64,
+    /// Seconds that a peer may be silent between two requests.
+    #[arg(long, default_value_t = Patience::default().idle.as_secs(), value_parser = clap::value_parser!(u64).range(1..))]
+    idle_s: u64,
+}
+
+impl Waits {
+    pub(crate) const fn patience(&self) -> Patience {
+        Patience { exchange: Duration::from_secs(self.timeout_s), idle: Duration::from_secs(self.idle_s) }
+    }
 }
 
 impl Serve {
@@ -46,7 +67,7 @@ impl Serve {
         let pool = Pool::load(&self.pool)?;
         let pool = if self.logits { pool.with_logits() } else { pool }.with_routing(self.routing)?;
         crate::runtime()?.block_on(async {
-            let mut service = Service::new(keys, pool, &self.stock, self.dealer)?;
+            let mut service = Service::new(keys, pool, &self.stock, self.dealer, self.waits.patience())?;
             if let Some(path) = &self.records {
                 service = service.record_to(path)?;
             }

@@ -1,4 +1,4 @@
-//! The server party: one task per device, one shared link to the dealer.
+//! The server party: one task per session of a device; they share a few links to the dealer, and the store.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -15,14 +15,15 @@ use secure_router_core::session::{
     ToDevice, ToServer, Welcome,
 };
 use serde::{Deserialize, Serialize};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::task::block_in_place;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::Mutex;
 use tracing::{debug, info, warn};
 
-use crate::dealer::{Deal, DealError, DealRefusal, DealerHandle};
-use crate::link::{Link, LinkError, accept};
+use crate::dealer::{Deal, DealError, DealRefusal, DealerHandle, Peer};
+use crate::host::{Host, Listen, Machine};
+use crate::link::{Link, LinkError, Patience, accept};
 use crate::pool::{Pool, slot_name};
-use crate::provision::{ServerDevice, ServerFile, random};
+use crate::provision::{ServerDevice, ServerFile};
 use crate::stock::{Charge, Item, StockError, Store};
 
 const BUFFER: usize = buffer_bytes(FRAME_PAYLOAD);
@@ -39,13 +40,16 @@ pub struct Record {
 }
 
 /// A server of one pool.
-pub struct Service {
+pub struct Service<H = Machine> {
+    host: Arc<H>,
     keys: ServerFile,
     secret: StaticSecret,
     pool: Arc<Pool>,
     fingerprint: [u8; 32],
-    store: Store,
+    /// Whoever waits for it waits here, in turn, and holds no thread.
+    store: Mutex<Store>,
     dealer: DealerHandle,
+    patience: Patience,
     /// Where each run's [`Record`] goes.
     records: Option<std::sync::Mutex<std::fs::File>>,
 }
@@ -57,6 +61,8 @@ enum Ended {
     Link(#[from] LinkError),
     #[error("{0}")]
     Server(#[from] server::ServerError),
+    #[error("the stock store failed")]
+    Store,
     #[error("{0}")]
     Circuit(#[from] secure_router_core::circuit::CircuitError),
     #[error("a control message is malformed or out of turn")]
@@ -65,7 +71,7 @@ enum Ended {
     Refused(Refusal),
 }
 
-type DeviceLink<'b> = Link<'b, TcpStream>;
+type DeviceLink<'b, H> = Link<'b, <H as Host>::Stream>;
 
 impl Service {
     /// A server of `pool` that keeps its stock at `store` and asks the dealer at `dealer_address`.
@@ -73,14 +79,32 @@ impl Service {
     ///
     /// # Errors
     /// A blank key, or a store that cannot be opened.
-    pub fn new(keys: ServerFile, mut pool: Pool, store: &Path, dealer_address: String) -> Result<Self> {
+    pub fn new(keys: ServerFile, pool: Pool, store: &Path, dealer_address: String, patience: Patience) -> Result<Self> {
+        let store = Store::open(store).with_context(|| format!("cannot open the stock {}", store.display()))?;
+        Self::on(Machine, keys, pool, store, dealer_address, patience)
+    }
+}
+
+impl<H: Host> Service<H> {
+    /// As [`new`](Service::new), on any machine.
+    ///
+    /// # Errors
+    /// A blank key.
+    pub fn on(
+        host: H,
+        keys: ServerFile,
+        mut pool: Pool,
+        store: Store,
+        dealer_address: String,
+        patience: Patience,
+    ) -> Result<Self> {
         let secret = keys.secret()?;
         pool.seal(&secret);
         let fingerprint = pool.spec.fingerprint()?;
-        let store = Store::open(store).with_context(|| format!("cannot open the stock {}", store.display()))?;
-        let pool = Arc::new(pool);
-        let dealer = DealerHandle::start(dealer_address, keys.secret()?, keys.dealer(), Arc::clone(&pool), fingerprint);
-        Ok(Self { keys, secret, pool, fingerprint, store, dealer, records: None })
+        let (host, pool, store) = (Arc::new(host), Arc::new(pool), Mutex::new(store));
+        let peer = Peer { address: dealer_address, key: keys.dealer(), own: keys.secret()? };
+        let dealer = DealerHandle::start(Arc::clone(&host), peer, Arc::clone(&pool), fingerprint, patience);
+        Ok(Self { host, keys, secret, pool, fingerprint, store, dealer, patience, records: None })
     }
 
     /// Appends a line of JSON per run to `path`.
@@ -94,9 +118,8 @@ impl Service {
         Ok(self)
     }
 
-    /// Answers devices on `listener` until the process ends. Waits on the store block their thread, so
-    /// this needs a runtime of several.
-    pub async fn run(self: Arc<Self>, listener: TcpListener) {
+    /// Answers devices on `listener` until it is dropped.
+    pub async fn run(self: Arc<Self>, listener: impl Listen<Stream = H::Stream>) {
         accept(listener, |stream, from| {
             let service = Arc::clone(&self);
             async move {
@@ -109,27 +132,23 @@ impl Service {
         .await
     }
 
-    async fn answer(&self, stream: TcpStream) -> Result<(), Ended> {
+    async fn answer(&self, stream: H::Stream) -> Result<(), Ended> {
         let (mut rx, mut tx) = (vec![0; BUFFER], vec![0; BUFFER]);
         let known = |key: &PublicKey| self.keys.device(key).is_some();
         let buffers = (rx.as_mut_slice(), tx.as_mut_slice());
-        let mut rng = random();
-        let answering = Link::answer(Kind::DeviceServer, &self.secret, known, &mut rng, stream, buffers);
-        // A peer that dials and says nothing holds no task for long.
-        let handshake = tokio::time::timeout(Duration::from_secs(30), answering).await;
-        let mut link = handshake.map_err(|_| LinkError::Ended)??;
+        let mut rng = self.host.random();
+        let kind = Kind::DeviceServer;
+        let mut link = Link::answer(kind, &self.secret, known, &mut rng, stream, buffers, self.patience).await?;
         let key = link.peer().ok_or(LinkError::UnknownPeer)?;
         let device = self.keys.device(&key).ok_or(LinkError::UnknownPeer)?;
         info!(device = device.name, "device connected");
 
         let ToServer::Hello(hello) = hear(&mut link).await? else { return Err(Ended::Control) };
-        let welcome = block_in_place(|| self.welcome(&key, &hello.counters)).map_err(|error| {
-            warn!(%error, "stock store");
-            Ended::Refused(Refusal::Store)
-        })?;
+        let welcome = self.welcome(&key, &hello.counters).await?;
         say(&mut link, &ToDevice::Welcome(welcome))?;
         link.flush().await?;
         loop {
+            link.request().await?;
             let outcome = match hear(&mut link).await? {
                 ToServer::Prepare(prepare) => self.prepare(&mut link, &key, device, prepare).await,
                 ToServer::Infer(infer) => self.infer(&mut link, &key, device, infer).await,
@@ -141,29 +160,40 @@ impl Service {
                     info!(device = device.name, %refusal, "refused");
                     say(&mut link, &ToDevice::Refused(refusal))?;
                     link.flush().await?;
+                    // What the device takes for spent and what is stored may differ now. The next session's
+                    // greeting settles it.
+                    if refusal == Refusal::Store {
+                        return Err(Ended::Store);
+                    }
                 }
                 Err(error) => return Err(error),
             }
         }
     }
 
-    fn welcome(&self, device: &PublicKey, counters: &[u64; SLOTS]) -> Result<Welcome> {
+    async fn welcome(&self, device: &PublicKey, counters: &[u64; SLOTS]) -> Result<Welcome, Ended> {
         let mut buffer = [0; secure_router_core::spec::MAX_SPEC_BYTES];
-        let spec = self.pool.spec.to_bytes(&mut buffer)?;
-        let pool = heapless::Vec::from_slice(spec).ok().context("the pool's spec is too long")?;
+        let spec = self.pool.spec.to_bytes(&mut buffer).map_err(|_| Ended::Control)?;
+        let pool = heapless::Vec::from_slice(spec).map_err(|_| Ended::Control)?;
         let mut stock = heapless::Vec::<SlotStock, SLOTS>::new();
         for slot in self.pool.spec.slots() {
             let next = counters.get(usize::from(slot.code())).copied().unwrap_or(0);
-            let met = self.store.meet(device, slot, &self.fingerprint, next)?;
-            stock.push(met).ok().context("too many programs")?;
+            let met = self.stored(slot, |store| store.meet(device, slot, &self.fingerprint, next)).await?;
+            stock.push(met).map_err(|_| Ended::Control)?;
         }
         Ok(Welcome { pool, stock })
+    }
+
+    /// What `work` makes of the store.
+    async fn stored<T>(&self, slot: Slot, work: impl FnOnce(&Store) -> Result<T, StockError>) -> Result<T, Ended> {
+        let store = self.store.lock().await;
+        self.host.block(|| work(&store)).map_err(|error| refusal(&error, slot))
     }
 
     /// Offline: takes the device's corrections, asks the dealer, and puts both in stock.
     async fn prepare(
         &self,
-        link: &mut DeviceLink<'_>,
+        link: &mut DeviceLink<'_, H>,
         key: &PublicKey,
         device: &ServerDevice,
         Prepare { slot, counter }: Prepare,
@@ -171,7 +201,7 @@ impl Service {
         // Without a program the length of what follows is unknown: the session cannot go on.
         let layout = Program::of(&self.pool.spec, slot)?.layout()?;
         let corrections = link.message(FRAME_DATA, layout.correction_bytes() as usize, FRAME_PAYLOAD).await?;
-        let stock = self.store.stock(key, slot).map_err(|error| refusal(&error, slot))?;
+        let stock = self.stored(slot, |store| store.stock(key, slot)).await?;
         if stock.fresh != counter {
             return Err(Ended::Refused(Refusal::Counter(slot)));
         }
@@ -181,9 +211,9 @@ impl Service {
             Err(error) => {
                 warn!(%error, program = slot_name(&self.pool.spec, slot), counter, "no stock from the dealer");
                 return Err(match error {
-                    // Dealt, and lost before it was stored: this counter will never be in stock.
-                    DealError::Refused(DealRefusal::Counter) => {
-                        self.store.skip(key, slot, counter).map_err(|error| refusal(&error, slot))?;
+                    // Dealt, and lost before they were stored: these counters will never be in stock.
+                    DealError::Refused(DealRefusal::Counter { next }) => {
+                        self.stored(slot, |store| store.skip(key, slot, counter, next)).await?;
                         Ended::Refused(Refusal::Counter(slot))
                     }
                     DealError::Refused(DealRefusal::Budget) => Ended::Refused(Refusal::PrivacyBudget),
@@ -193,11 +223,11 @@ impl Service {
             }
         };
         let item = Item { correlations, corrections };
-        let put = || {
-            self.store.put(key, slot, counter, &self.fingerprint, &item)?;
-            self.store.stock(key, slot)
+        let put = |store: &Store| {
+            store.put(key, slot, counter, &self.fingerprint, &item)?;
+            store.stock(key, slot)
         };
-        let stock = block_in_place(put).map_err(|error| refusal(&error, slot))?;
+        let stock = self.stored(slot, put).await?;
         say(link, &ToDevice::Prepared(PreparedStock { stock }))?;
         Ok(link.flush().await?)
     }
@@ -205,7 +235,7 @@ impl Service {
     /// Online: the router and then the model it chooses, or one model.
     async fn infer(
         &self,
-        link: &mut DeviceLink<'_>,
+        link: &mut DeviceLink<'_, H>,
         key: &PublicKey,
         device: &ServerDevice,
         infer: Infer,
@@ -214,7 +244,7 @@ impl Service {
         // A router that has answered itself leaves nothing to run.
         let chosen = self.program(link, key, device, infer.slot, infer.counter, &scores, false).await?;
         let Some(slot) = chosen else { return Ok(()) };
-        let stock = self.store.stock(key, slot).map_err(|error| refusal(&error, slot))?;
+        let stock = self.stored(slot, |store| store.stock(key, slot)).await?;
         if stock.ready == 0 {
             return Err(Ended::Refused(Refusal::StockEmpty(slot)));
         }
@@ -229,7 +259,7 @@ impl Service {
     #[expect(clippy::too_many_arguments, reason = "one run's whole context")]
     async fn program(
         &self,
-        link: &mut DeviceLink<'_>,
+        link: &mut DeviceLink<'_, H>,
         key: &PublicKey,
         device: &ServerDevice,
         slot: Slot,
@@ -243,14 +273,14 @@ impl Service {
         // no counter that a device put back to an old state could use for another one.
         let free = routed || !program.leads_to_answer();
         let charge = if free { Charge::Free } else { Charge::Answer { most: device.queries } };
-        let spent = block_in_place(|| self.store.spend(key, slot, counter, &self.fingerprint, charge));
+        let spent = self.stored(slot, |store| store.spend(key, slot, counter, &self.fingerprint, charge)).await;
         // The input follows the request whatever becomes of it, so it is taken even if there is no
         // item: a refusal then finds both ends between two requests.
         let input = match program.gate(0)?.and_then(|gate| gate.messages().first().copied()) {
             Some(message) => link.message(FRAME_DATA, message.bytes(), FRAME_PAYLOAD).await?,
             None => return Err(Ended::Control),
         };
-        let item = spent.map_err(|error| refusal(&error, slot))?;
+        let item = spent?;
         let mut work = vec![0; server::work_words(&program)?];
         let stock = Stock { correlations: &item.correlations, corrections: &item.corrections };
         let run_key = server_key(&device.dealer_seed(), &self.fingerprint, slot, counter);
@@ -346,14 +376,14 @@ fn refusal(error: &StockError, slot: Slot) -> Ended {
     })
 }
 
-async fn hear(link: &mut DeviceLink<'_>) -> Result<ToServer, Ended> {
+async fn hear<S: AsyncRead + AsyncWrite + Unpin>(link: &mut Link<'_, S>) -> Result<ToServer, Ended> {
     match link.frame().await? {
         (FRAME_CONTROL, payload) => ToServer::from_bytes(payload).map_err(|_| Ended::Control),
         _ => Err(LinkError::Frame.into()),
     }
 }
 
-fn say(link: &mut DeviceLink<'_>, message: &ToDevice) -> Result<(), Ended> {
+fn say<S: AsyncRead + AsyncWrite + Unpin>(link: &mut Link<'_, S>, message: &ToDevice) -> Result<(), Ended> {
     let mut buffer = [0; FRAME_PAYLOAD];
     let bytes = message.to_bytes(&mut buffer).map_err(|_| Ended::Control)?;
     Ok(link.queue(FRAME_CONTROL, buffer.get(..bytes).unwrap_or(&[]))?)

@@ -7,10 +7,12 @@
 
 use std::path::Path;
 
-use redb::{Database, Durability, ReadableDatabase, ReadableTable, Table, TableDefinition};
+use redb::{Database, DatabaseError, Durability, ReadableDatabase, ReadableTable, Table, TableDefinition};
 use secure_router_core::channel::PublicKey;
 use secure_router_core::circuit::Slot;
 use secure_router_core::session::SlotStock;
+
+use crate::database::{self, Durable};
 
 /// Device, slot and counter to an item: the length of the device's part, it, and the dealer's.
 const ITEMS: TableDefinition<'_, ([u8; 32], u8, u64), &[u8]> = TableDefinition::new("items");
@@ -82,7 +84,7 @@ pub enum Charge {
 /// The store.
 #[derive(Debug)]
 pub struct Store {
-    database: Database,
+    database: Durable,
 }
 
 impl Store {
@@ -91,14 +93,31 @@ impl Store {
     /// # Errors
     /// [`StockError::Store`].
     pub fn open(path: &Path) -> Result<Self, StockError> {
-        let database = Database::create(path)?;
-        let write = database.begin_write()?;
-        write.open_table(ITEMS)?;
-        write.open_table(POOLS)?;
-        write.open_table(COUNTERS)?;
-        write.open_table(ANSWERS)?;
-        write.commit()?;
-        Ok(Self { database })
+        let path = path.to_owned();
+        Self::over(move || database::open(&path))
+    }
+
+    /// The store in the database that `open` opens, now and after each failure.
+    ///
+    /// # Errors
+    /// [`StockError::Store`].
+    pub fn over(
+        open: impl Fn() -> Result<Database, DatabaseError> + Send + Sync + 'static,
+    ) -> Result<Self, StockError> {
+        let store = Self { database: Durable::new(open)? };
+        store.with(|database| {
+            let write = database.begin_write()?;
+            write.open_table(ITEMS)?;
+            write.open_table(POOLS)?;
+            write.open_table(COUNTERS)?;
+            write.open_table(ANSWERS)?;
+            Ok(write.commit()?)
+        })?;
+        Ok(store)
+    }
+
+    fn with<T>(&self, work: impl FnOnce(&Database) -> Result<T, StockError>) -> Result<T, StockError> {
+        self.database.with(|error| matches!(error, StockError::Store(_)), work)
     }
 
     /// Raises the counters of a slot to what the device says it has spent, and drops items that it
@@ -113,29 +132,31 @@ impl Store {
         pool: &[u8; 32],
         device_next: u64,
     ) -> Result<SlotStock, StockError> {
-        let key = (device.0, slot.code());
-        let write = self.database.begin_write()?;
-        {
-            let mut counters = write.open_table(COUNTERS)?;
-            let (spent, fresh) = counters.get(key)?.map_or((0, 0), |pair| pair.value());
-            let spent = spent.max(device_next);
-            counters.insert(key, (spent, fresh.max(spent)))?;
-            let mut pools = write.open_table(POOLS)?;
-            let mut items = write.open_table(ITEMS)?;
-            let mut stale = Vec::new();
-            for entry in pools.range(all(device, slot))? {
-                let (place, fingerprint) = entry?;
-                let (_, _, counter) = place.value();
-                if counter < spent || fingerprint.value() != *pool {
-                    stale.push(place.value());
+        self.with(|database| {
+            let key = (device.0, slot.code());
+            let write = database.begin_write()?;
+            {
+                let mut counters = write.open_table(COUNTERS)?;
+                let (spent, fresh) = counters.get(key)?.map_or((0, 0), |pair| pair.value());
+                let spent = spent.max(device_next);
+                counters.insert(key, (spent, fresh.max(spent)))?;
+                let mut pools = write.open_table(POOLS)?;
+                let mut items = write.open_table(ITEMS)?;
+                let mut stale = Vec::new();
+                for entry in pools.range(all(device, slot))? {
+                    let (place, fingerprint) = entry?;
+                    let (_, _, counter) = place.value();
+                    if counter < spent || fingerprint.value() != *pool {
+                        stale.push(place.value());
+                    }
+                }
+                for place in stale {
+                    pools.remove(place)?;
+                    items.remove(place)?;
                 }
             }
-            for place in stale {
-                pools.remove(place)?;
-                items.remove(place)?;
-            }
-        }
-        write.commit()?;
+            Ok(write.commit()?)
+        })?;
         self.stock(device, slot)
     }
 
@@ -144,30 +165,34 @@ impl Store {
     /// # Errors
     /// [`StockError::Store`].
     pub fn stock(&self, device: &PublicKey, slot: Slot) -> Result<SlotStock, StockError> {
-        let read = self.database.begin_read()?;
-        let counters = read.open_table(COUNTERS)?.get((device.0, slot.code()))?;
-        let (_, fresh) = counters.map_or((0, 0), |pair| pair.value());
-        let mut stock = SlotStock { slot, first: fresh, fresh, ready: 0 };
-        for entry in read.open_table(POOLS)?.range(all(device, slot))? {
-            let (_, _, counter) = entry?.0.value();
-            if stock.ready == 0 {
-                stock.first = counter;
-            } else if counter != stock.first.saturating_add(u64::from(stock.ready)) {
-                break;
+        self.with(|database| {
+            let read = database.begin_read()?;
+            let counters = read.open_table(COUNTERS)?.get((device.0, slot.code()))?;
+            let (_, fresh) = counters.map_or((0, 0), |pair| pair.value());
+            let mut stock = SlotStock { slot, first: fresh, fresh, ready: 0 };
+            for entry in read.open_table(POOLS)?.range(all(device, slot))? {
+                let (_, _, counter) = entry?.0.value();
+                if stock.ready == 0 {
+                    stock.first = counter;
+                } else if counter != stock.first.saturating_add(u64::from(stock.ready)) {
+                    break;
+                }
+                stock.ready = stock.ready.saturating_add(1);
             }
-            stock.ready = stock.ready.saturating_add(1);
-        }
-        Ok(stock)
+            Ok(stock)
+        })
     }
 
-    /// Gives up on preparing `counter`: it is not offered again.
+    /// Gives up on preparing `counter` and those after it below `next`: they are not offered again.
     ///
     /// # Errors
-    /// [`StockError::Counter`] when it is not the slot's next.
-    pub fn skip(&self, device: &PublicKey, slot: Slot, counter: u64) -> Result<(), StockError> {
-        let write = self.database.begin_write()?;
-        claim(&mut write.open_table(COUNTERS)?, device, slot, counter)?;
-        Ok(write.commit()?)
+    /// [`StockError::Counter`] when `counter` is not the slot's next.
+    pub fn skip(&self, device: &PublicKey, slot: Slot, counter: u64, next: u64) -> Result<(), StockError> {
+        self.with(|database| {
+            let write = database.begin_write()?;
+            claim(&mut write.open_table(COUNTERS)?, device, slot, counter, next)?;
+            Ok(write.commit()?)
+        })
     }
 
     /// Puts the item of the slot's next counter in stock.
@@ -187,14 +212,16 @@ impl Store {
         bytes.extend_from_slice(&(item.corrections.len() as u32).to_le_bytes());
         bytes.extend_from_slice(&item.corrections);
         bytes.extend_from_slice(&item.correlations);
-        let mut write = self.database.begin_write()?;
-        // A crash may lose an item and its claim; the dealer then refuses the counter and it is
-        // skipped. It never brings a spent one back, because spending is durable.
-        write.set_durability(Durability::None)?;
-        claim(&mut write.open_table(COUNTERS)?, device, slot, counter)?;
-        write.open_table(ITEMS)?.insert(place, bytes.as_slice())?;
-        write.open_table(POOLS)?.insert(place, pool)?;
-        Ok(write.commit()?)
+        self.with(|database| {
+            let mut write = database.begin_write()?;
+            // A crash may lose an item and its claim; the dealer then refuses the counter and it is
+            // skipped. It never brings a spent one back, because spending is durable.
+            write.set_durability(Durability::None)?;
+            claim(&mut write.open_table(COUNTERS)?, device, slot, counter, counter)?;
+            write.open_table(ITEMS)?.insert(place, bytes.as_slice())?;
+            write.open_table(POOLS)?.insert(place, pool)?;
+            Ok(write.commit()?)
+        })
     }
 
     /// Takes an item out, durably: it and all before it are spent, and its `charge` is counted.
@@ -211,47 +238,50 @@ impl Store {
         charge: Charge,
     ) -> Result<Item, StockError> {
         let key = (device.0, slot.code());
-        let write = self.database.begin_write()?;
-        let item = {
-            if let Charge::Answer { most } = charge {
-                let mut answers = write.open_table(ANSWERS)?;
-                let given = answers.get(device.0)?.map_or(0, |given| given.value());
-                if most.is_some_and(|most| given >= most) {
-                    return Err(StockError::Budget);
+        self.with(|database| {
+            let write = database.begin_write()?;
+            let item = {
+                if let Charge::Answer { most } = charge {
+                    let mut answers = write.open_table(ANSWERS)?;
+                    let given = answers.get(device.0)?.map_or(0, |given| given.value());
+                    if most.is_some_and(|most| given >= most) {
+                        return Err(StockError::Budget);
+                    }
+                    answers.insert(device.0, given.saturating_add(1))?;
                 }
-                answers.insert(device.0, given.saturating_add(1))?;
-            }
-            let mut counters = write.open_table(COUNTERS)?;
-            let (spent, fresh) = counters.get(key)?.map_or((0, 0), |pair| pair.value());
-            if counter < spent {
-                return Err(StockError::Counter(counter));
-            }
-            let place = (device.0, slot.code(), counter);
-            if write.open_table(POOLS)?.remove(place)?.is_none_or(|fingerprint| fingerprint.value() != *pool) {
-                return Err(StockError::Empty);
-            }
-            let mut items = write.open_table(ITEMS)?;
-            let item = items.remove(place)?.and_then(|item| parse(item.value())).ok_or(StockError::Empty)?;
-            let next = counter.saturating_add(1);
-            counters.insert(key, (next, fresh.max(next)))?;
-            item
-        };
-        write.commit()?;
-        Ok(item)
+                let mut counters = write.open_table(COUNTERS)?;
+                let (spent, fresh) = counters.get(key)?.map_or((0, 0), |pair| pair.value());
+                if counter < spent {
+                    return Err(StockError::Counter(counter));
+                }
+                let place = (device.0, slot.code(), counter);
+                if write.open_table(POOLS)?.remove(place)?.is_none_or(|fingerprint| fingerprint.value() != *pool) {
+                    return Err(StockError::Empty);
+                }
+                let mut items = write.open_table(ITEMS)?;
+                let item = items.remove(place)?.and_then(|item| parse(item.value())).ok_or(StockError::Empty)?;
+                let next = counter.saturating_add(1);
+                counters.insert(key, (next, fresh.max(next)))?;
+                item
+            };
+            write.commit()?;
+            Ok(item)
+        })
     }
 }
 
-/// Moves the slot's next counter past `counter`, which it must be.
+/// Moves the slot's next counter, which `counter` must be, past it and to `next` at least.
 fn claim(
     counters: &mut Table<'_, ([u8; 32], u8), (u64, u64)>,
     device: &PublicKey,
     slot: Slot,
     counter: u64,
+    next: u64,
 ) -> Result<(), StockError> {
     let key = (device.0, slot.code());
     let (spent, fresh) = counters.get(key)?.map_or((0, 0), |pair| pair.value());
-    let next = counter.checked_add(1).filter(|_| counter == fresh).ok_or(StockError::Counter(counter))?;
-    counters.insert(key, (spent, next))?;
+    let after = counter.checked_add(1).filter(|_| counter == fresh).ok_or(StockError::Counter(counter))?;
+    counters.insert(key, (spent, after.max(next)))?;
     Ok(())
 }
 
@@ -269,6 +299,10 @@ fn all(device: &PublicKey, slot: Slot) -> std::ops::RangeInclusive<([u8; 32], u8
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::io;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
     use super::*;
 
     const DEVICE: PublicKey = PublicKey([1; 32]);
@@ -297,7 +331,7 @@ mod tests {
         assert_eq!(store.stock(&DEVICE, SLOT).unwrap(), SlotStock { slot: SLOT, first: 0, fresh: 2, ready: 2 });
         assert!(store.spend(&DEVICE, SLOT, 0, &POOL, Charge::Free).unwrap() == item(0));
         assert!(matches!(store.spend(&DEVICE, SLOT, 0, &POOL, Charge::Free), Err(StockError::Counter(0))));
-        assert!(matches!(store.skip(&DEVICE, SLOT, 0), Err(StockError::Counter(0))));
+        assert!(matches!(store.skip(&DEVICE, SLOT, 0, 0), Err(StockError::Counter(0))));
         assert!(matches!(store.spend(&DEVICE, SLOT, 7, &POOL, Charge::Free), Err(StockError::Empty)));
         drop(store);
         let store = Store::open(&directory.path().join("stock")).unwrap();
@@ -333,7 +367,7 @@ mod tests {
     fn a_gap_ends_the_run() {
         let (_directory, store) = store();
         prepare(&store, 0);
-        store.skip(&DEVICE, SLOT, 1).unwrap();
+        store.skip(&DEVICE, SLOT, 1, 0).unwrap();
         prepare(&store, 2);
         assert_eq!(store.stock(&DEVICE, SLOT).unwrap(), SlotStock { slot: SLOT, first: 0, fresh: 3, ready: 1 });
     }
@@ -362,5 +396,60 @@ mod tests {
             Err(StockError::Budget)
         ));
         assert!(store.spend(&DEVICE, SLOT, 4, &POOL, Charge::Answer { most: None }).is_ok());
+    }
+
+    #[test]
+    fn counters_that_were_dealt_and_lost_are_skipped_at_once() {
+        let (_directory, store) = store();
+        store.skip(&DEVICE, SLOT, 0, 5).unwrap();
+        assert_eq!(store.stock(&DEVICE, SLOT).unwrap().fresh, 5);
+        store.skip(&DEVICE, SLOT, 5, 2).unwrap();
+        assert_eq!(store.stock(&DEVICE, SLOT).unwrap().fresh, 6);
+    }
+
+    /// A file that refuses writes while `full`.
+    #[derive(Debug)]
+    struct Disk {
+        file: redb::backends::FileBackend,
+        full: Arc<AtomicBool>,
+    }
+
+    impl redb::StorageBackend for Disk {
+        fn len(&self) -> io::Result<u64> {
+            self.file.len()
+        }
+        fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+            self.file.read(offset, out)
+        }
+        fn set_len(&self, len: u64) -> io::Result<()> {
+            self.file.set_len(len)
+        }
+        fn sync_data(&self) -> io::Result<()> {
+            self.file.sync_data()
+        }
+        fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+            if self.full.load(Relaxed) { Err(io::ErrorKind::StorageFull.into()) } else { self.file.write(offset, data) }
+        }
+    }
+
+    #[test]
+    fn a_disk_that_was_full_for_a_moment_does_not_stop_the_store() {
+        let directory = tempfile::tempdir().unwrap();
+        let (path, full) = (directory.path().join("stock"), Arc::new(AtomicBool::new(false)));
+        let disk = full.clone();
+        let store = Store::over(move || {
+            let file = std::fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path)?;
+            let disk = Disk { file: redb::backends::FileBackend::new(file)?, full: disk.clone() };
+            redb::Builder::new().create_with_backend(disk)
+        });
+        let store = store.unwrap();
+        prepare(&store, 0);
+        // A durable commit, which takes the item with it.
+        store.skip(&DEVICE, SLOT, 1, 2).unwrap();
+        full.store(true, Relaxed);
+        assert!(matches!(store.spend(&DEVICE, SLOT, 0, &POOL, Charge::Free), Err(StockError::Store(_))));
+        full.store(false, Relaxed);
+        assert!(store.spend(&DEVICE, SLOT, 0, &POOL, Charge::Free).unwrap() == item(0));
+        assert!(matches!(store.spend(&DEVICE, SLOT, 0, &POOL, Charge::Free), Err(StockError::Counter(0))));
     }
 }

@@ -3,6 +3,7 @@
 pub mod exact;
 pub mod ledger;
 pub mod process;
+pub mod sim;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,8 +11,8 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail};
 use ledger::Ledger;
 use secure_router::dealer::Dealer;
-use secure_router::device::{DriverError, run};
-use secure_router::link::Moved;
+use secure_router::device::{self, DriverError, run};
+use secure_router::link::{Moved, Patience};
 use secure_router::pool::{Examples, Pool};
 use secure_router::provision::{self, Budgets, DeviceFile, random};
 use secure_router::server::Service;
@@ -144,7 +145,8 @@ impl AsRef<Path> for Parties {
 
 async fn start_dealer(directory: &TempDir) -> Result<(String, JoinHandle<()>)> {
     let (_, keys, _) = provision::paths(directory.path(), "");
-    let dealer = Arc::new(Dealer::new(provision::read(&keys)?, &directory.path().join("dealer.redb"))?);
+    let store = directory.path().join("dealer.redb");
+    let dealer = Arc::new(Dealer::new(provision::read(&keys)?, &store, Patience::default())?);
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?.to_string();
     Ok((address, tokio::spawn(dealer.run(listener))))
@@ -153,7 +155,8 @@ async fn start_dealer(directory: &TempDir) -> Result<(String, JoinHandle<()>)> {
 async fn start_server(directory: &TempDir, dealer: &str, pool: Pool) -> Result<(String, JoinHandle<()>)> {
     let (keys, _, _) = provision::paths(directory.path(), "");
     let store = directory.path().join("stock.redb");
-    let service = Arc::new(Service::new(provision::read(&keys)?, pool, &store, dealer.to_owned())?);
+    let service =
+        Arc::new(Service::new(provision::read(&keys)?, pool, &store, dealer.to_owned(), Patience::default())?);
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?.to_string();
     Ok((address, tokio::spawn(service.run(listener))))
@@ -196,7 +199,7 @@ impl Device {
     /// # Errors
     /// The session's, or the link's.
     pub async fn event(&mut self) -> Result<Event, DriverError> {
-        run(&mut self.stream, &mut self.session, &mut self.moved).await
+        run(&mut self.stream, &mut self.session, &mut self.moved, device::PATIENCE).await
     }
 
     /// Prepares one inference of each program.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use secure_router::dealer::Dealer;
-use secure_router::link::Link;
+use secure_router::link::{Link, Patience};
 use secure_router::pool::Pool;
 use secure_router::provision::{self, DealerFile, DeviceFile, ServerFile, random};
 use secure_router::server::Service;
@@ -103,7 +103,7 @@ fn buffers(payloads: (usize, usize)) -> (&'static mut [u8], &'static mut [u8]) {
 async fn dial(kind: Kind, own: &StaticSecret, peer: PublicKey, address: &str, payloads: (usize, usize)) -> Raw {
     let stream = TcpStream::connect(address).await.unwrap();
     stream.set_nodelay(true).unwrap();
-    Link::dial(kind, own, peer, &mut random(), stream, buffers(payloads)).await.unwrap()
+    Link::dial(kind, own, peer, &mut random(), stream, buffers(payloads), Patience::default()).await.unwrap()
 }
 
 async fn say(link: &mut Raw, message: &ToServer) {
@@ -390,8 +390,10 @@ async fn a_server_gets_a_counter_once_whatever_it_registers_and_whoever_restarts
     let device = provision::read::<DeviceFile>(&device).unwrap().secret().unwrap().public_key().0;
     let spec = Pool::load(POOL.as_ref()).unwrap().spec;
     for restart in 0..3u64 {
-        let dealer =
-            restarted(|| Dealer::new(provision::read(&dealer).unwrap(), &directory.path().join("dealt"))).await;
+        let dealer = restarted(|| {
+            Dealer::new(provision::read(&dealer).unwrap(), &directory.path().join("dealt"), Patience::default())
+        })
+        .await;
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let running = tokio::spawn(Arc::new(dealer).run(listener));
@@ -439,7 +441,10 @@ async fn bad_dealer(listener: &TcpListener, secret: &StaticSecret, place: Told, 
         Told::Registered => (DEALER_FRAME, SMALL),
         Told::Item => (SMALL, DEALER_FRAME),
     });
-    let mut link = Link::answer(Kind::ServerDealer, secret, |_| true, &mut random(), stream, buffers).await.unwrap();
+    let mut link =
+        Link::answer(Kind::ServerDealer, secret, |_| true, &mut random(), stream, buffers, Patience::default())
+            .await
+            .unwrap();
     let tell = |tell: &Tell| (FRAME_CONTROL, postcard::to_stdvec(tell).unwrap());
     assert!(matches!(link.frame().await, Ok((FRAME_CONTROL, _))), "a question");
     let dealt = Tell::Dealt { bytes: item as u64 };
@@ -485,7 +490,7 @@ async fn a_thousand_malformed_frames_of_a_dealer_are_refusals_to_the_device_and_
     let (keys, pool) = (provision::read(&server).unwrap(), Pool::load(POOL.as_ref()).unwrap());
     let item = Program::of(&pool.spec, NANO).unwrap().layout().unwrap().stock as usize;
     let dealer_address = dealers.local_addr().unwrap().to_string();
-    let service = Service::new(keys, pool, &here.join("stock.redb"), dealer_address).unwrap();
+    let service = Service::new(keys, pool, &here.join("stock.redb"), dealer_address, Patience::default()).unwrap();
     let serving = tokio::spawn(Arc::new(service).run(listener));
 
     let mut device = Device::connect(here, "a", &address).await.unwrap();

@@ -1,0 +1,158 @@
+//! Small pools with random weights, and what each must answer, bit for bit.
+
+use std::sync::OnceLock;
+
+use safetensors::tensor::{Dtype, TensorView, serialize};
+use secure_router::pool::Pool;
+use secure_router::provision::{DealerFile, ServerFile};
+use secure_router_core::channel::PublicKey;
+use secure_router_core::circuit::{Gate, Program, Slot};
+use secure_router_core::clear::{self, Reference};
+use secure_router_core::keys::DealerKeys;
+use secure_router_core::prg::{Purpose, Stream, StreamId};
+use secure_router_core::ring::low_bits;
+use secure_router_core::routing::Routing;
+use secure_router_core::spec::{MAX_SPEC_BYTES, ModelSpec, NamedModel, Opening, Output, PoolSpec, RouterSpec};
+
+use super::chance::Chance;
+
+fn opening(shift: u8, index_bits: u8) -> Opening {
+    Opening { shift, index_bits }
+}
+
+const CLASSES: u16 = 3;
+
+fn spec(input_len: u16, models: &[ModelSpec], router: RouterSpec) -> PoolSpec {
+    let named = |(index, spec): (usize, &ModelSpec)| NamedModel {
+        name: format!("m{index}").as_str().try_into().unwrap(),
+        spec: *spec,
+    };
+    PoolSpec {
+        edition: [0; 16],
+        task: "simulated".try_into().unwrap(),
+        input_len,
+        input_bits: 8,
+        input_frac: 4,
+        classes: CLASSES,
+        output: Output::Label,
+        routing: Routing::Open,
+        models: models.iter().enumerate().map(named).collect(),
+        router: Some(router),
+    }
+}
+
+/// Shapes: one with attention and a router that answers itself, one whose messages take several frames and
+/// whose answers are logits, and one whose input takes several.
+fn specs() -> [PoolSpec; 3] {
+    let base = ModelSpec {
+        tokens: 2,
+        features: 24,
+        width: 0,
+        heads: 0,
+        ffn: 3,
+        layers: 1,
+        qkv: opening(6, 12),
+        score: opening(8, 6),
+        mix: opening(8, 12),
+        ffn_in: opening(9, 6),
+        output_bits: 20,
+    };
+    let trunk = ModelSpec { ffn: 2, output_bits: 17, ..base };
+    let attention = ModelSpec { tokens: 4, features: 12, width: 4, heads: 2, ffn: 0, ..base };
+    let frames = ModelSpec { tokens: 16, features: 3, ffn: 32, ..base };
+    let wide = ModelSpec { tokens: 8, features: 64, ..base };
+    let wide_trunk = ModelSpec { layers: 0, ffn: 0, tokens: 1, features: 512, ..trunk };
+    let alone = |trunk| RouterSpec { trunk, utility: opening(9, 8), answers: 0 };
+    [
+        spec(48, &[base, attention], RouterSpec { trunk: base, utility: base.compared(), answers: CLASSES }),
+        spec(48, &[attention, frames], alone(trunk)),
+        spec(512, &[wide, ModelSpec { ffn: 5, ..wide }], alone(wide_trunk)),
+    ]
+}
+
+/// A pool file with random contents, small enough that no value leaves its range.
+fn file(spec: &PoolSpec, seed: u64) -> Vec<u8> {
+    let mut chance = Chance(seed);
+    let mut draw = move |limit: usize| chance.below(2 * limit + 1) as i32 - limit as i32;
+    let mut buffer = [0; MAX_SPEC_BYTES];
+    let mut parts = vec![("spec".to_owned(), Dtype::U8, spec.to_bytes(&mut buffer).unwrap().to_vec())];
+    for slot in spec.slots() {
+        let layout = Program::of(spec, slot).unwrap().layout().unwrap();
+        let name = secure_router::pool::slot_name(spec, slot);
+        let mut shorts = |count: u32, limit| (0..count).map(|_| draw(limit) as i16).collect::<Vec<_>>();
+        let (weights, mut tables) = (shorts(layout.weights, 2), shorts(layout.tables, 15));
+        if slot == Slot::Router {
+            // Utilities are 0 to 255.
+            let at = tables.len() - (1 << spec.router.unwrap().utility.index_bits);
+            tables[at..].iter_mut().for_each(|entry| *entry = (*entry + 15) * 8);
+        }
+        let biases: Vec<u8> = (0..layout.biases).flat_map(|_| draw(100).to_le_bytes()).collect();
+        let bytes = |shorts: &[i16]| shorts.iter().flat_map(|value| value.to_le_bytes()).collect();
+        parts.push((format!("{name}.weights"), Dtype::I16, bytes(&weights)));
+        parts.push((format!("{name}.biases"), Dtype::I32, biases));
+        parts.push((format!("{name}.tables"), Dtype::I16, bytes(&tables)));
+    }
+    let views = parts.iter().map(|(name, kind, data)| {
+        let size = kind.bitsize() / 8;
+        (name.as_str(), TensorView::new(*kind, vec![data.len() / size], data).unwrap())
+    });
+    serialize(views, None).unwrap()
+}
+
+/// A pool, sealed as its server does.
+pub struct Known {
+    /// As its file holds it.
+    pub pool: Pool,
+    /// Of the sealed pool.
+    pub fingerprint: [u8; 32],
+}
+
+/// Two pools of each shape, all of one server.
+pub fn pools(server: &ServerFile) -> &'static [[Known; 2]; 3] {
+    static POOLS: OnceLock<[[Known; 2]; 3]> = OnceLock::new();
+    POOLS.get_or_init(|| {
+        let mut specs = specs().into_iter();
+        std::array::from_fn(|shape| {
+            let spec = specs.next().unwrap();
+            std::array::from_fn(|contents| {
+                let mut pool = Pool::from_bytes(&file(&spec, 11 + contents as u64)).unwrap();
+                if shape == 1 {
+                    pool = pool.with_logits();
+                }
+                pool.seal(&server.secret().unwrap());
+                Known { fingerprint: pool.spec.fingerprint().unwrap(), pool }
+            })
+        })
+    })
+}
+
+/// Rounds as the protocol does: by the low bits of `rho`.
+struct Dither(DealerKeys);
+
+impl Reference for Dither {
+    fn offset(&mut self, gate: &Gate, element: u32, shift: u8) -> u32 {
+        let rho = |key| Stream::new(key, StreamId::new(gate.id, Purpose::IndexMask)).at(u64::from(element));
+        low_bits(rho(&self.0.device).wrapping_add(rho(&self.0.server)), shift)
+    }
+}
+
+impl Known {
+    /// What `slot` must reveal of `input` under a device's counter.
+    pub fn reference(
+        &self,
+        dealer: &DealerFile,
+        device: &PublicKey,
+        (slot, counter): (Slot, u64),
+        input: &[i16],
+        scores: &[i32],
+    ) -> Vec<i64> {
+        let program = Program::of(&self.pool.spec, slot).unwrap();
+        let parameters = self.pool.secrets(slot).unwrap().parameters();
+        let keys = dealer.device(device).unwrap().seeds().keys(&self.fingerprint, slot, counter);
+        let mut arena = vec![0; program.layout().unwrap().arena as usize];
+        let mut scratch = vec![0; clear::scratch_elements(&program).unwrap()];
+        let wire = clear::run(&program, &parameters, input, scores, &mut arena, &mut scratch, &mut Dither(keys));
+        let wire = wire.expect("a value left its range");
+        arena[wire.at as usize..][..wire.elements() as usize].to_vec()
+    }
+}
