@@ -125,3 +125,22 @@ fn silent_devices_and_a_silent_link_to_the_dealer_delay_nobody_else() {
         assert!(late[0].0 == Outcome::Refused(Refusal::Dealer) && late[0].1 < 2 * PATIENCE.exchange, "{late:?}");
     });
 }
+
+#[test]
+fn a_store_that_fails_while_it_spends_ends_the_session_and_both_ends_agree_in_the_next() {
+    on_a_still_clock(async {
+        let story = Story::new(1, 1, 0, false);
+        let errand = Errand { slots: vec![Slot::Model(0); 3], prepare: 2, tile: 1, pause: 4000 };
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let session = tokio::spawn(Story::session(story.devices[0].clone(), errand.clone()));
+        // The first question is answered, and makes the second item durable; the second finds the disk full.
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        story.world.weather.lock().unwrap().disk_full = 1000;
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        story.world.calm();
+        let outcome = session.await.unwrap();
+        assert!(matches!(outcome, Outcome::Failed(_)), "{outcome:?}");
+        assert_eq!(story.world.tally()["fault: DiskFull"], 1);
+        assert_eq!(Story::session(story.devices[0].clone(), errand).await, Outcome::Answers(3));
+    });
+}

@@ -204,9 +204,10 @@ impl Story {
             let outcome = Self::session(self.devices[index].clone(), self.errand(1)).await;
             match outcome {
                 Outcome::Answers(_) => return,
-                // Counters that were lost, links that are known to be dead when they are used, a server that starts.
-                Outcome::Refused(Refusal::Counter(_) | Refusal::Dealer) => {}
-                Outcome::Unreachable => sleep(Duration::from_secs(3)).await,
+                // Counters that were lost.
+                Outcome::Refused(Refusal::Counter(_)) => {}
+                // A server or a dealer that starts again, or a link to it that is found dead when it is used.
+                Outcome::Refused(Refusal::Dealer) | Outcome::Unreachable => sleep(Duration::from_secs(3)).await,
                 other => panic!("without a fault a session ended in {other:?}"),
             }
         }
