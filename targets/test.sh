@@ -33,7 +33,7 @@ cargo test --locked -p secure-router-qemu -- "${filters[@]}" every_board
 # The check can fail: it finds a device that leaks.
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
-if FIRMWARE_FEATURES=qemu,leak FIRMWARE_OUT=$scratch ./measure.sh "$1" --program nano --count 2 >"$scratch/log" 2>&1 ||
+if FIRMWARE_FEATURES=qemu,leak FIRMWARE_OUT=$scratch ./measure.sh "$1" --program micro --count 2 >"$scratch/log" 2>&1 ||
     ! grep -q 'instructions depend on the input' "$scratch/log"; then
     cat "$scratch/log" >&2
     echo "the constant-time check did not notice a leak" >&2

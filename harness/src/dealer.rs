@@ -434,11 +434,12 @@ impl<H: Host> Client<H> {
                 return Some((deal, reply));
             }
             let _ = reply.send(dealt);
-            let next = take(waiting).await?;
             if lost {
-                return Some(next);
+                // Let go of at once, not when the next request comes.
+                drop(link);
+                return take(waiting).await;
             }
-            (deal, reply) = next;
+            (deal, reply) = take(waiting).await?;
             new = false;
         }
     }

@@ -14,15 +14,16 @@ use secure_router::board::{self, Board, End, Files, Line, Plan, Running, Sizes, 
 use secure_router::link::Moved;
 use secure_router::pool::{Pool, slot_name};
 use secure_router::provision;
-use secure_router_core::channel::HANDSHAKE_INITIATOR_BYTES;
+use secure_router_core::channel::{HANDSHAKE_INITIATOR_BYTES, HANDSHAKE_RESPONDER_BYTES};
 use secure_router_core::circuit::{SLOTS, Slot};
 use secure_router_core::cost::Cost;
 use secure_router_core::driver;
 use secure_router_core::rand_core::{TryCryptoRng, TryRng};
 use secure_router_core::session::{
     Control as _, CounterError, Counters, DeviceIdentity, DeviceMemory, DeviceSession, Event, Hello, LinkProfile,
-    MAX_CONTROL_BYTES, Request, ToServer, framed_bytes,
+    MAX_CONTROL_BYTES, Request, SlotStock, ToDevice, ToServer, Welcome, framed_bytes,
 };
+use secure_router_core::spec::MAX_SPEC_BYTES;
 use secure_router_tests::{POOL, Parties, examples, reference};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -60,7 +61,7 @@ impl Bench {
     fn short(board: &str) -> Self {
         let mut bench = Self::new(board);
         bench.inputs.truncate(1);
-        bench.plan.programs = vec!["nano".to_owned()];
+        bench.plan.programs = vec!["micro".to_owned()];
         bench.plan.patience = Duration::from_millis(1500);
         bench
     }
@@ -428,9 +429,20 @@ fn up_before_the_answer(bench: &Bench) -> usize {
     HANDSHAKE_INITIATOR_BYTES + (framed_bytes(hello) + cost.offline.up) as usize
 }
 
+/// Bytes to the device before the last half of the online phase.
+fn down_before_the_answer(bench: &Bench) -> usize {
+    let stock = bench.pool.spec.slots().map(|slot| SlotStock { slot, first: 0, fresh: 0, ready: 0 }).collect();
+    let pool = bench.pool.spec.to_bytes(&mut [0; MAX_SPEC_BYTES]).unwrap().iter().copied().collect();
+    let welcome = ToDevice::Welcome(Welcome { pool, stock });
+    let welcome = welcome.to_bytes(&mut [0; MAX_CONTROL_BYTES]).unwrap() as u64;
+    let cost = Cost::of(&bench.pool.spec, NANO, 1).unwrap();
+    HANDSHAKE_RESPONDER_BYTES + (framed_bytes(welcome) + cost.offline.down + cost.online.down / 2) as usize
+}
+
 fn a_bad_line_ends_the_session_and_not_the_device(board: &str) {
     let bench = Bench::short(board);
     let infer = up_before_the_answer(&bench);
+    let indices = down_before_the_answer(&bench);
     let cases = [
         // In the handshake's answer: its preamble, its length, its body.
         (Way::Down, 0),
@@ -438,8 +450,8 @@ fn a_bad_line_ends_the_session_and_not_the_device(board: &str) {
         (Way::Down, 30),
         // In the welcome, and in the indices.
         (Way::Down, 100),
-        (Way::Down, 600),
-        (Way::Down, 1100),
+        (Way::Down, 300),
+        (Way::Down, indices),
         // In the first message, the corrections, the masked input.
         (Way::Up, 20),
         (Way::Up, infer - 300),

@@ -311,7 +311,7 @@ fn is_ask((kind, payload): &Frame) -> bool {
         }
 }
 
-/// The committed pool's spec, and the bytes of nano's registration.
+/// The committed pool's spec, and the bytes of the cheapest model's registration.
 fn registration() -> (Vec<u8>, usize) {
     let spec = Pool::load(POOL.as_ref()).unwrap().spec;
     let layout = Program::of(&spec, NANO).unwrap().layout().unwrap();
@@ -501,7 +501,7 @@ async fn a_thousand_malformed_frames_of_a_dealer_are_refusals_to_the_device_and_
                 tokio::join!(device.prepare(NANO), bad_dealer(&dealers, &secret, place, number, item));
             let refused = refused.unwrap_err().to_string();
             assert!(refused.contains("cannot reach its dealer"), "{place:?} {number}: {refused}");
-            // The server lets go of a link that failed when it dials again.
+            // The server lets go of a link that failed.
             if let Some(mut last) = given_up.replace(link) {
                 assert!(last.frame().await.is_err(), "{place:?} {number}: the link before is still in use");
             }

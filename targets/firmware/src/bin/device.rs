@@ -3,7 +3,7 @@
 //! Under QEMU what a board has in flash, a sensor and a display are the host's files, in the
 //! directory QEMU runs in: `device.key` (see `provisioning.rs`), `counters.log`, `entropy.bin`
 //! (32 fresh bytes per start), `inputs.bin` (values of 16 bits, first how many make an input) and
-//! `answers.txt`. Words choose the rest: `programs=router,nano` (all that fit by default; `_` in a
+//! `answers.txt`. Words choose the rest: `programs=router,micro` (all that fit by default; `_` in a
 //! name stands for a space, too), `lambda=`, `link=BYTES_PER_SECOND,ROUND_TRIP_US`, `timeout=` in
 //! ms. It ends with code 0, or says why not and ends with 2 (files), 3 (line), 4 (session) or 5
 //! (refused).
