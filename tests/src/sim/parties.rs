@@ -125,7 +125,7 @@ impl Keys {
             of_dealer.push(json!({ "public": own, "device_dealer": device_dealer, "server_dealer": server_dealer }));
             files.push(json!({
                 "secret": hex(&secret), "server": public(&server),
-                "device_dealer": device_dealer, "device_server": device_server
+                "device_dealer": device_dealer, "device_server": device_server, "routing": "Open"
             }));
         }
         let server_file = json!({ "secret": hex(&server), "dealer": public(&dealer), "devices": of_server });
