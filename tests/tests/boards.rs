@@ -284,18 +284,22 @@ fn desktop(bench: &Bench) -> (Transcript, Vec<Answered>) {
     let mut session =
         DeviceSession::connect(identity, memory, 16, Memory::default(), &mut Fixed(ENTROPY.to_vec())).unwrap();
     assert_eq!(driver::run(&mut link, &mut session).unwrap(), Event::Ready);
-    let slots: Vec<Slot> = session.pool().unwrap().slots().collect();
+    let pool = session.pool().unwrap().clone();
+    let slots: Vec<Slot> = pool.slots().collect();
     let mut answers = Vec::new();
     for (index, input) in bench.inputs.iter().enumerate() {
         for &slot in &slots {
-            let needed = if slot == Slot::Router { slots.clone() } else { vec![slot] };
+            let needed = match slot {
+                Slot::Router => slots.iter().copied().filter(|slot| !pool.router_answers(*slot)).collect(),
+                Slot::Model(_) => vec![slot],
+            };
             for slot in needed {
                 if session.ready(slot) == 0 {
                     session.prepare(slot).unwrap();
                     assert_eq!(driver::run(&mut link, &mut session).unwrap(), Event::Prepared(slot));
                 }
             }
-            session.infer(Request { slot, lambda: 0, link: LinkProfile::UART }, input).unwrap();
+            session.infer(Request { slot, lambda: bench.plan.lambda, link: LinkProfile::UART }, input).unwrap();
             let mut model = slot;
             loop {
                 match driver::run(&mut link, &mut session).unwrap() {
