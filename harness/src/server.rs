@@ -69,6 +69,9 @@ enum Ended {
     Control,
     #[error("refused: {0}")]
     Refused(Refusal),
+    /// The counter of an input could not be spent: told to the device, and the input is not read.
+    #[error("refused: {0}")]
+    Unspent(Refusal),
 }
 
 type DeviceLink<'b, H> = Link<'b, <H as Host>::Stream>;
@@ -156,7 +159,7 @@ impl<H: Host> Service<H> {
             };
             match outcome {
                 Ok(()) => {}
-                Err(Ended::Refused(refusal)) => {
+                Err(ended @ (Ended::Refused(refusal) | Ended::Unspent(refusal))) => {
                     info!(device = device.name, %refusal, "refused");
                     say(&mut link, &ToDevice::Refused(refusal))?;
                     link.flush().await?;
@@ -164,6 +167,9 @@ impl<H: Host> Service<H> {
                     // greeting settles it.
                     if refusal == Refusal::Store {
                         return Err(Ended::Store);
+                    }
+                    if matches!(ended, Ended::Unspent(_)) {
+                        return Err(ended);
                     }
                 }
                 Err(error) => return Err(error),
@@ -274,7 +280,11 @@ impl<H: Host> Service<H> {
         let free = routed || !program.leads_to_answer();
         let charge = if free { Charge::Free } else { Charge::Answer { most: device.queries } };
         let spent = self.stored(slot, |store| store.spend(key, slot, counter, &self.fingerprint, charge)).await;
-        // The input follows the request whatever becomes of it, so it is taken even if there is no
+        if let Err(Ended::Refused(refusal @ (Refusal::Counter(_) | Refusal::Store))) = spent {
+            // Of a device that was, or will be, put back to an old state: another input may lie under these masks.
+            return Err(Ended::Unspent(refusal));
+        }
+        // The input follows the request whatever else becomes of it, so it is taken even if there is no
         // item: a refusal then finds both ends between two requests.
         let input = match program.gate(0)?.and_then(|gate| gate.messages().first().copied()) {
             Some(message) => link.message(FRAME_DATA, message.bytes(), FRAME_PAYLOAD).await?,
