@@ -95,6 +95,7 @@ parties_start qemu
 parties_end
 cat "$board/answers.txt"
 [ -s "$scratch/expected" ]
-diff -u "$scratch/expected" "$board/answers.txt" || { echo "the example in C answers otherwise than this machine" >&2; exit 1; }
+# The desktop asks program by program, the example input by input.
+diff -u <(sort "$scratch/expected") <(sort "$board/answers.txt") || { echo "the example in C answers otherwise than this machine" >&2; exit 1; }
 [ "$(wc -c <"$board/counters.log")" -gt 0 ]
 echo "mps2-an386 in C: $(wc -l <"$board/answers.txt") answers, the same as this machine's"
