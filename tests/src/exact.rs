@@ -18,7 +18,7 @@ use secure_router_core::session::Request;
 use crate::POOL;
 
 /// Rounds as the protocol does: by the low bits of `rho`.
-struct Dither(DealerKeys);
+pub(crate) struct Dither(pub(crate) DealerKeys);
 
 impl Reference for Dither {
     fn offset(&mut self, gate: &Gate, element: u32, shift: u8) -> u32 {

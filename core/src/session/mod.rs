@@ -15,8 +15,9 @@
 //! | | `Route` | after a router, but for one that tells the device alone: the model chosen, answered by the masked input |
 //! | | `Refused` | at any of the server's turns; ends the request, not the session |
 //!
-//! The server refuses only when it has taken the device's whole message: a device that is refused while
-//! it still sends ends the session.
+//! The server refuses only when it has taken the device's whole message; but for an input whose counter
+//! it cannot spend, which it does not read: the session ends with that refusal. A device that is refused
+//! while it still sends ends the session.
 
 mod counters;
 mod device;

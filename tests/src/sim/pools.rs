@@ -6,15 +6,13 @@ use safetensors::tensor::{Dtype, TensorView, serialize};
 use secure_router::pool::Pool;
 use secure_router::provision::{DealerFile, ServerFile};
 use secure_router_core::channel::PublicKey;
-use secure_router_core::circuit::{Gate, Program, Slot};
-use secure_router_core::clear::{self, Reference};
-use secure_router_core::keys::DealerKeys;
-use secure_router_core::prg::{Purpose, Stream, StreamId};
-use secure_router_core::ring::low_bits;
+use secure_router_core::circuit::{Program, Slot};
+use secure_router_core::clear;
 use secure_router_core::routing::Routing;
 use secure_router_core::spec::{MAX_SPEC_BYTES, ModelSpec, NamedModel, Opening, Output, PoolSpec, RouterSpec};
 
 use super::chance::Chance;
+use crate::exact::Dither;
 
 fn opening(shift: u8, index_bits: u8) -> Opening {
     Opening { shift, index_bits }
@@ -124,16 +122,6 @@ pub fn pools(server: &ServerFile) -> &'static [[Known; 2]; 3] {
             })
         })
     })
-}
-
-/// Rounds as the protocol does: by the low bits of `rho`.
-struct Dither(DealerKeys);
-
-impl Reference for Dither {
-    fn offset(&mut self, gate: &Gate, element: u32, shift: u8) -> u32 {
-        let rho = |key| Stream::new(key, StreamId::new(gate.id, Purpose::IndexMask)).at(u64::from(element));
-        low_bits(rho(&self.0.device).wrapping_add(rho(&self.0.server)), shift)
-    }
 }
 
 impl Known {
