@@ -70,28 +70,29 @@ impl<'a> CrossFit<'a> {
         self.input(i).iter().map(|&v| self.features.real(v))
     }
 
-    /// Out-of-fold copies (per fold, per model) and, if `finals`, the models themselves. The last
-    /// recipe's models teach the others.
+    /// Out-of-fold copies (per fold, per model) and, if `finals`, the models themselves but the first, for which the
+    /// router answers. The last recipe's models teach the others.
     pub(crate) fn train_models(&self, recipes: &[Recipe], finals: bool) -> Result<(Vec<Vec<Model>>, Vec<Model>)> {
         let (largest, others) = recipes.split_last().context("a pool has at least one model")?;
         let held_out: Vec<Option<usize>> = (0..self.copies).map(Some).chain(finals.then_some(None)).collect();
         let teachers = in_parallel(&held_out, |fold| self.train_one(largest, *fold, None));
         // Longest first, so that no core idles at the end.
-        let jobs: Vec<(&Recipe, usize)> =
-            others.iter().rev().flat_map(|r| (0..held_out.len()).map(move |h| (r, h))).collect();
-        let mut taught = in_parallel(&jobs, |&(r, h)| self.train_one(r, held_out[h], Some(&teachers[h])));
+        let jobs: Vec<(usize, usize)> =
+            (0..others.len()).rev().flat_map(|r| (0..held_out.len()).map(move |h| (r, h))).collect();
+        let needed = |&(r, h): &(usize, usize)| r > 0 || held_out[h].is_some();
+        let jobs: Vec<(usize, usize)> = jobs.into_iter().filter(needed).collect();
+        let taught = in_parallel(&jobs, |&(r, h)| self.train_one(&others[r], held_out[h], Some(&teachers[h])));
         let mut models: Vec<Vec<Model>> = held_out.iter().map(|_| Vec::new()).collect();
-        for _ in others {
-            // Cheapest recipe first again: they stand at the end.
-            let of_recipe = taught.split_off(taught.len() - held_out.len());
-            models.iter_mut().zip(of_recipe).for_each(|(models, model)| models.push(model));
+        // Cheapest recipe first again.
+        for ((_, h), model) in jobs.into_iter().zip(taught).rev() {
+            models[h].push(model);
         }
         models.iter_mut().zip(teachers).for_each(|(models, teacher)| models.push(teacher));
         let of_all = if finals { models.pop() } else { None };
         Ok((models, of_all.unwrap_or_default()))
     }
 
-    fn train_one(&self, recipe: &Recipe, held_out: Option<usize>, teacher: Option<&Model>) -> Model {
+    pub(crate) fn train_one(&self, recipe: &Recipe, held_out: Option<usize>, teacher: Option<&Model>) -> Model {
         let used = self.data.examples.iter().zip(&self.folds).filter(|(_, f)| held_out != Some(**f));
         let examples: Vec<&Example> = used.map(|(e, _)| e).collect();
         let lexicon = (self.data.kind == "text").then(|| Lexicon::of(&examples, self.classes()));
@@ -111,7 +112,7 @@ impl<'a> CrossFit<'a> {
         let logits = predict(&mut model.clone(), inputs, &Mode::NEAREST);
         let largest = logits.iter().fold(0f32, |max, l| max.max(l.abs()));
         let scale = logit_scale(&recipe.bits, largest);
-        integers(model, &recipe.bits, |_| scale, recipe.name)
+        integers(model, &recipe.bits, |_| scale, &recipe.name)
     }
 
     /// Per validated example and model: is the integer copy that has not seen it right? And per model:
@@ -210,7 +211,7 @@ impl<'a> CrossFit<'a> {
 
 /// The jobs' results in order. Threads take one job after the other, rather than halves of the list
 /// as rayon would: jobs differ twentyfold.
-fn in_parallel<Job: Sync, Done: Send + Sync>(jobs: &[Job], work: impl Fn(&Job) -> Done + Sync) -> Vec<Done> {
+pub(crate) fn in_parallel<Job: Sync, Done: Send + Sync>(jobs: &[Job], work: impl Fn(&Job) -> Done + Sync) -> Vec<Done> {
     let slots: Vec<OnceLock<Done>> = jobs.iter().map(|_| OnceLock::new()).collect();
     let next = AtomicUsize::new(0);
     rayon::scope(|scope| {

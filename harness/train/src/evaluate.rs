@@ -17,7 +17,7 @@ const CHUNK: usize = 250;
 
 /// Prints the accuracy of every model and of the routed pool, rounding to nearest and as the
 /// protocol rounds.
-pub(crate) fn run(pool_file: &Path, test_file: &Path) -> Result<()> {
+pub(crate) fn run(pool_file: &Path, test_file: &Path, lambda: Option<u16>) -> Result<()> {
     let (pool, about) = Pool::read(pool_file)?;
     let test = read_test(test_file)?;
     ensure!(!test.labels.is_empty(), "the test file is empty");
@@ -27,9 +27,11 @@ pub(crate) fn run(pool_file: &Path, test_file: &Path) -> Result<()> {
         test.input_len,
         pool.spec.input_len
     );
-    let lambda = about.get("lambda").context("the pool file names no lambda")?;
-    let lambda: u16 = lambda.parse().context("lambda is not a number of 16 bits")?;
+    let own = about.get("lambda").context("the pool file names no lambda")?;
+    let own: u16 = own.parse().context("lambda is not a number of 16 bits")?;
+    let lambda = lambda.unwrap_or(own);
     println!("lambda {lambda}/256, {} test examples", test.labels.len());
+    let mut nearest: Vec<Case> = Vec::new();
     for rounding in [Rounding::Nearest, Rounding::Stochastic] {
         println!("rounding: {rounding:?}");
         let (cases, out_of_range) = cases(&pool, &test, rounding)?;
@@ -56,9 +58,20 @@ pub(crate) fn run(pool_file: &Path, test_file: &Path) -> Result<()> {
                 100.0 * blind,
                 100.0 * knowing
             );
+            if !nearest.is_empty() {
+                let same = agreement(&nearest, &cases, &prices.scores(lambda)?);
+                println!("  {link}: routed as with rounding to nearest {:.2} %", 100.0 * same);
+            }
         }
+        nearest = cases;
     }
     Ok(())
+}
+
+/// Part of the examples that both send to one model.
+fn agreement(one: &[Case], other: &[Case], scores: &[i32]) -> f64 {
+    let route = |case: &Case| argmax(&case.utilities.iter().zip(scores).map(|(u, s)| u + s).collect::<Vec<_>>());
+    one.iter().zip(other).filter(|(a, b)| route(a) == route(b)).count() as f64 / one.len().max(1) as f64
 }
 
 const LINKS: [(&str, LinkProfile); 3] =

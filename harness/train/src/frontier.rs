@@ -20,7 +20,7 @@ pub(crate) struct Case {
 pub(crate) struct Prices {
     spec: PoolSpec,
     link: LinkProfile,
-    /// Online bytes of each model by itself, both ways, and of the router.
+    /// Online bytes of each model by itself, both ways, and of the router, if there is one.
     pub(crate) bytes: Vec<u64>,
     pub(crate) router_bytes: u64,
     /// Online time of each model by itself, in microseconds.
@@ -31,7 +31,7 @@ pub(crate) struct Prices {
 
 impl Prices {
     pub(crate) fn of(spec: &PoolSpec, link: LinkProfile) -> Result<Self> {
-        let router = Cost::of(spec, Slot::Router, 1)?;
+        let router = spec.router.is_some().then(|| Cost::of(spec, Slot::Router, 1)).transpose()?;
         let models =
             (0..spec.models.len() as u8).map(|m| Cost::of(spec, Slot::Model(m), 1)).collect::<Result<Vec<_>, _>>()?;
         let time = |cost: &Cost| cost.online.latency_us(&link);
@@ -39,8 +39,9 @@ impl Prices {
             spec: spec.clone(),
             link,
             bytes: models.iter().map(|m| m.online.bytes()).collect(),
-            router_bytes: router.online.bytes(),
+            router_bytes: router.map_or(0, |r| r.online.bytes()),
             routed: (0..models.len() as u8)
+                .filter(|_| router.is_some())
                 .map(|m| Cost::routed(spec, m, 1).map(|cost| time(&cost)))
                 .collect::<Result<_, _>>()?,
             models: models.iter().map(time).collect(),
@@ -152,27 +153,25 @@ mod tests {
 
     #[test]
     fn lambda_sends_easy_cases_to_the_cheap_model() {
-        let easy =
-            || Case { utilities: vec![250, 100, 100, 254], right: vec![true, false, false, true], in_range: true };
-        let hard =
-            || Case { utilities: vec![100, 100, 100, 250], right: vec![false, false, false, true], in_range: true };
+        let easy = || Case { utilities: vec![250, 100, 254], right: vec![true, false, true], in_range: true };
+        let hard = || Case { utilities: vec![100, 100, 250], right: vec![false, false, true], in_range: true };
         let cases: Vec<Case> = (0..100).map(|i| if i % 10 == 0 { hard() } else { easy() }).collect();
         let train = toy("sensor", 6, 128, 40);
-        let pool = crate::run::assemble(&train, &Task::of(&train).unwrap(), Vec::new()).unwrap();
+        let pool = crate::run::assemble(&train, &Task::of(&train, None).unwrap(), Vec::new()).unwrap();
         let prices = Prices::of(&pool.spec, LinkProfile::UART).unwrap();
         let curve = operations(&cases, &prices).unwrap();
         assert!(curve.windows(2).all(|pair| pair[1].time < pair[0].time), "a higher lambda is cheaper");
         let chosen = choose(&curve, 1.0).unwrap();
         assert_eq!(chosen.accuracy, 1.0);
-        assert!((chosen.shares[3] - 0.1).abs() < 1e-9);
-        let time = 0.9 * prices.routed[0] as f64 + 0.1 * prices.routed[3] as f64;
+        assert!((chosen.shares[2] - 0.1).abs() < 1e-9);
+        let time = 0.9 * prices.routed[0] as f64 + 0.1 * prices.routed[2] as f64;
         assert!((chosen.time - time).abs() < 1e-6 * time);
         // Nothing is as good as more than all: the best is taken.
         assert_eq!(choose(&curve, 1.1).unwrap().accuracy, 1.0);
         // This router is as good as one that knows the answers, and better than a blind mixture.
         assert_eq!(oracle(&cases, &prices, chosen.time + 1.0), 1.0);
         assert!((oracle(&cases, &prices, prices.routed[0] as f64) - 0.9).abs() < 1e-9);
-        let blind = mixture(&cases, &prices, (prices.models[0] + prices.models[3]) as f64 / 2.0);
+        let blind = mixture(&cases, &prices, (prices.models[0] + prices.models[2]) as f64 / 2.0);
         assert!((blind - 0.95).abs() < 1e-9);
     }
 }

@@ -30,7 +30,7 @@ struct Composer<'a> {
     model: &'a Model,
     terms: Vec<Term>,
     integers: Integers,
-    name: &'static str,
+    name: &'a str,
 }
 
 /// The integers of `model`. `output_scale` is how many units of the last accumulators a 1 of each
@@ -39,7 +39,7 @@ pub(crate) fn integers(
     model: &Model,
     bits: &Bits,
     output_scale: impl Fn(usize) -> f64,
-    name: &'static str,
+    name: &str,
 ) -> Result<Integers> {
     let mut composer = Composer { model, terms: Vec::new(), integers: Integers::default(), name };
     composer.add_term(step(bits.input_frac), &model.embed);
@@ -186,7 +186,7 @@ mod tests {
             })
             .collect();
         let real: Vec<f32> = integer.as_flattened().iter().map(|&v| f32::from(v) * step(4)).collect();
-        for mut recipe in Task::of(&toy("speech", 13, 32, 40)).unwrap().models {
+        for mut recipe in Task::of(&toy("speech", 13, 32, 40), None).unwrap().models {
             // Fine weights: this test is about composing; what coarse ones cost is measured on data.
             recipe.bits.qkv.shift = 10;
             recipe.bits.ffn_in.shift = 12;
@@ -195,7 +195,7 @@ mod tests {
             let logits = model.forward(&real, &mut Mode::NEAREST.clone());
             let largest = logits.iter().fold(0f32, |max, l| max.max(l.abs()));
             let scale = 262_144.0 / f64::from(largest);
-            let integers = integers(&model, &recipe.bits, |_| scale, recipe.name).unwrap();
+            let integers = integers(&model, &recipe.bits, |_| scale, &recipe.name).unwrap();
             let program = Program::Model {
                 spec: recipe.spec().unwrap(),
                 classes: recipe.shape.outputs as u16,
@@ -212,7 +212,7 @@ mod tests {
             }
             // Rounded weights, and roundings that fall the other way because of them.
             let relative = (error / size).sqrt();
-            assert!(relative < 0.06, "{}: {relative}", recipe.name);
+            assert!(relative < 0.06, "{}: {relative}", &recipe.name);
         }
     }
 

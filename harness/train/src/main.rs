@@ -3,6 +3,7 @@
 #![cfg_attr(test, expect(clippy::unwrap_used, reason = "a test fails by panicking"))]
 
 mod bits;
+mod calibration;
 mod cross_fit;
 mod data;
 mod evaluate;
@@ -18,12 +19,15 @@ mod reference;
 mod rng;
 mod router;
 mod run;
+mod search;
 mod task;
 mod train;
 
 use anyhow::{Context, Result, ensure};
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
+use data::Dataset;
 use import::Columns;
+use secure_router_core::session::LinkProfile;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -66,10 +70,40 @@ enum Command {
         /// A smoke test in seconds, of little accuracy
         #[arg(long)]
         quick: bool,
+        /// Models that `search` chose, in place of the task's own
+        #[arg(long)]
+        models: Option<PathBuf>,
         /// Column of the class, in your own examples
         #[arg(long, default_value = "label")]
         label: String,
         /// Column of what is never split, in your own examples: a person, a device, a session
+        #[arg(long)]
+        group: Option<String>,
+    },
+    /// Search depth, width, tokens and bits for the models that are worth their price on a link
+    Search {
+        /// Public name of the task
+        #[arg(long)]
+        task: String,
+        /// As for `train`
+        #[arg(long)]
+        data: PathBuf,
+        /// Where the online phase will run
+        #[arg(long, value_enum, default_value_t = Link::Uart)]
+        link: Link,
+        /// File for `train --models`
+        #[arg(long)]
+        out: PathBuf,
+        /// Everything random follows from this number
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// A smoke test, of little accuracy
+        #[arg(long)]
+        quick: bool,
+        /// Column of the class, in your own examples
+        #[arg(long, default_value = "label")]
+        label: String,
+        /// Column of what is never split, in your own examples
         #[arg(long)]
         group: Option<String>,
     },
@@ -93,7 +127,28 @@ enum Command {
         /// The test file, if it is not in the pool's directory
         #[arg(long)]
         test: Option<PathBuf>,
+        /// Weight of cost, in 1/256, in place of the pool's own
+        #[arg(long)]
+        lambda: Option<u16>,
     },
+}
+
+/// The links that the cost model knows.
+#[derive(Clone, Copy, ValueEnum)]
+enum Link {
+    Uart,
+    Ble,
+    Lan,
+}
+
+impl Link {
+    const fn profile(self) -> LinkProfile {
+        match self {
+            Self::Uart => LinkProfile::UART,
+            Self::Ble => LinkProfile::BLE,
+            Self::Lan => LinkProfile::LAN,
+        }
+    }
 }
 
 const TRAIN_FILE: &str = "train.safetensors";
@@ -114,37 +169,63 @@ fn run(command: Command) -> Result<()> {
         Command::Split { task, data, out } => {
             let split = import::split(&task, &data)?;
             data::write_train(&data.join(TRAIN_FILE), &split.train)?;
-            write_test(&out, &split)
+            write_test(&out, &split.train, &split.test)
         }
-        Command::Train { task, data, out, seed, quick, label, group } => {
-            let flag = |given: bool| if given { " --quick" } else { "" };
-            let command = format!("secure-router-train train --task {task} --seed {seed}{}", flag(quick));
-            let train = if data.is_dir() {
-                data::read_train(&data.join(TRAIN_FILE))?
-            } else {
-                ensure!(!import::FETCHED.contains(&task.as_str()), "`{task}` is taken: give your task another name");
-                let split = import::read_table(&data, &task, &Columns { label, group })?;
-                write_test(&out, &split)?;
-                split.train
-            };
-            ensure!(train.name == task, "{} holds the task `{}`, not `{task}`", data.display(), train.name);
-            run::run(train, &run::Options { out: &out, seed, quick, command })
+        Command::Train { task, data, out, seed, quick, models, label, group } => {
+            let flag = |given: bool, text: &str| if given { text.to_owned() } else { String::new() };
+            let command = format!(
+                "secure-router-train train --task {task} --seed {seed}{}{}",
+                flag(quick, " --quick"),
+                flag(models.is_some(), " --models FILE")
+            );
+            let (train, test) = examples(&task, &data, Columns { label, group })?;
+            if let Some(test) = test {
+                write_test(&out, &train, &test)?;
+            }
+            let chosen = models.as_deref().map(read_models).transpose()?;
+            run::run(train, &run::Options { out: &out, seed, quick, chosen, command })
+        }
+        Command::Search { task, data, link, out, seed, quick, label, group } => {
+            let (train, _) = examples(&task, &data, Columns { label, group })?;
+            let chosen = search::search(&train, link.profile(), seed, quick)?;
+            let lines: Vec<String> = chosen.iter().map(serde_json::to_string).collect::<Result<_, _>>()?;
+            let text = format!("[\n  {}\n]\n", lines.join(",\n  "));
+            print!("{text}");
+            std::fs::write(&out, text).with_context(|| format!("cannot write {}", out.display()))
         }
         Command::Baseline { data, seed, quick } => {
             run::baseline(data::read_train(&data.join(TRAIN_FILE))?, seed, quick)
         }
-        Command::Evaluate { pool, test } => {
-            evaluate::run(&pool.join("pool.safetensors"), &test.unwrap_or_else(|| pool.join(TEST_FILE)))
+        Command::Evaluate { pool, test, lambda } => {
+            evaluate::run(&pool.join("pool.safetensors"), &test.unwrap_or_else(|| pool.join(TEST_FILE)), lambda)
         }
     }
 }
 
+/// The train split of a task; and of the user's own examples the test split, which is still to be written.
+fn examples(task: &str, data: &Path, columns: Columns) -> Result<(Dataset, Option<Dataset>)> {
+    let (train, test) = if data.is_dir() {
+        (data::read_train(&data.join(TRAIN_FILE))?, None)
+    } else {
+        ensure!(!import::FETCHED.contains(&task), "`{task}` is taken: give your task another name");
+        let split = import::read_table(data, task, &columns)?;
+        (split.train, Some(split.test))
+    };
+    ensure!(train.name == task, "{} holds the task `{}`, not `{task}`", data.display(), train.name);
+    Ok((train, test))
+}
+
+fn read_models(path: &Path) -> Result<Vec<task::Choice>> {
+    let text = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    serde_json::from_slice(&text).with_context(|| format!("{} is not a list of models", path.display()))
+}
+
 /// The test half, as the train half normalises it.
-fn write_test(out: &Path, split: &data::Split) -> Result<()> {
+fn write_test(out: &Path, train: &Dataset, test: &Dataset) -> Result<()> {
     std::fs::create_dir_all(out).with_context(|| format!("cannot create {}", out.display()))?;
-    let task = task::Task::of(&split.train)?;
-    let features = feature::Features::of(&split.train, task.arrangement);
-    data::write_test(&out.join(TEST_FILE), &split.test, &features)?;
-    println!("{} train and {} test examples", split.train.examples.len(), split.test.examples.len());
+    let task = task::Task::of(train, None)?;
+    let features = feature::Features::of(train, task.arrangement);
+    data::write_test(&out.join(TEST_FILE), test, &features)?;
+    println!("{} train and {} test examples", train.examples.len(), test.examples.len());
     Ok(())
 }

@@ -107,7 +107,7 @@ mod tests {
     /// A pool of the real shapes whose numbers count up.
     fn counting_pool() -> Pool {
         let train = toy("speech", 13, 20, 40);
-        let mut pool = assemble(&train, &Task::of(&train).unwrap(), Vec::new()).unwrap();
+        let mut pool = assemble(&train, &Task::of(&train, None).unwrap(), Vec::new()).unwrap();
         for (_, program) in pool.named().unwrap() {
             let layout = program.layout().unwrap();
             pool.programs.push(Integers {

@@ -1,17 +1,21 @@
 //! The whole run: out-of-fold copies of every model, the models themselves, the router, the file.
 
+use crate::calibration::expected_error;
 use crate::cross_fit::CrossFit;
 use crate::data::Dataset;
 use crate::feature::Features;
 use crate::frontier::{Operation, Prices, accuracy, choose, operations};
 use crate::integer::Integers;
+use crate::nn::loss::argmax;
 use crate::nn::model::Style;
 use crate::pool::Pool;
-use crate::router::{Judgements, Router, train_router};
-use crate::task::Task;
+use crate::router::{Judgements, Router, TrainedRouter, Utilities, train_router};
+use crate::task::{Choice, Task};
 use crate::train::Recipe;
 use anyhow::{Context, Result, anyhow};
 use rayon::prelude::*;
+use secure_router_core::circuit::Slot;
+use secure_router_core::cost::{Cost, Traffic};
 use secure_router_core::routing::Routing;
 use secure_router_core::session::LinkProfile;
 use secure_router_core::spec::{Output, PoolSpec, RouterSpec};
@@ -23,6 +27,8 @@ pub(crate) struct Options<'a> {
     pub(crate) out: &'a Path,
     pub(crate) seed: u64,
     pub(crate) quick: bool,
+    /// Models other than the task's own.
+    pub(crate) chosen: Option<Vec<Choice>>,
     /// Kept in the pool file.
     pub(crate) command: String,
 }
@@ -32,16 +38,16 @@ const QUICK_STEP: usize = 5;
 const ROUTER_FOLDS: usize = 5;
 
 /// The train split and its task, shortened if `quick`.
-pub(crate) fn prepare(train: Dataset, quick: bool) -> Result<(Dataset, Task)> {
+pub(crate) fn prepare(train: Dataset, chosen: Option<&[Choice]>, quick: bool) -> Result<(Dataset, Task)> {
     let train = if quick { train.thinned(QUICK_STEP) } else { train };
-    let task = Task::of(&train)?;
+    let task = Task::of(&train, chosen)?;
     Ok((train, if quick { task.quick() } else { task }))
 }
 
 /// Trains the pool and writes it; prints the report.
 pub(crate) fn run(train: Dataset, options: &Options) -> Result<()> {
     let started = std::time::Instant::now();
-    let (train, task) = prepare(train, options.quick)?;
+    let (train, task) = prepare(train, options.chosen.as_deref(), options.quick)?;
     let models = &task.models;
     let router_folds = if options.quick { 2 } else { ROUTER_FOLDS };
     let epochs = models.iter().map(|r| r.epochs).sum::<usize>() * (task.copies + 1);
@@ -52,18 +58,31 @@ pub(crate) fn run(train: Dataset, options: &Options) -> Result<()> {
     run.bar.set_message("validating");
     let everything = run.real_inputs(|_| true);
     // The first model is the router's.
-    let programs = finals.par_iter().zip(models).skip(1).map(|(model, recipe)| run.export(model, recipe, &everything));
+    let programs = finals.par_iter().zip(&models[1..]).map(|(model, recipe)| run.export(model, recipe, &everything));
     let mut pool = assemble(&train, &task, programs.collect::<Result<Vec<_>>>()?)?;
-    let (right, out_of_range) = run.out_of_fold_hits(models, &pool.spec, &out_of_fold)?;
+    let (mut right, out_of_range) = run.out_of_fold_hits(models, &pool.spec, &out_of_fold)?;
 
     run.bar.set_message("router");
-    let judgements = Judgements::collect(&run, &out_of_fold, task.variants, router_folds);
+    let largest = finals.last().context("a pool has a largest model")?;
+    let judgements = Judgements::collect(&run, &out_of_fold, largest, task.variants, router_folds);
     let held_out: Vec<Option<usize>> = (0..router_folds).map(Some).chain([None]).collect();
-    let mut routers = held_out
-        .par_iter()
-        .map(|&fold| train_router(&judgements, &task.router, fold, options.seed, &run.bar))
-        .collect::<Result<Vec<Router>>>()?;
+    let train_one = |&fold: &Option<usize>| train_router(&judgements, &task.router, fold, options.seed, &run.bar);
+    let mut routers: Vec<TrainedRouter> = held_out.par_iter().map(train_one).collect();
     let last = routers.pop().context("no router was trained")?;
+    let outputs = judgements.outputs(&routers);
+    for ((outputs, right), &i) in outputs.iter().zip(&mut right).zip(&run.validated) {
+        right[0] = argmax(&outputs[models.len()..]) == train.examples[i].label;
+    }
+    let utilities = Utilities::fit(&outputs, &right, models.len());
+    let export = |router: TrainedRouter| router.export(&task.router, &utilities);
+    let routers = routers.into_iter().map(export).collect::<Result<Vec<Router>>>()?;
+    let last = export(last)?;
+    let calibration: Vec<f64> = (0..models.len())
+        .map(|m| {
+            let probabilities: Vec<f32> = outputs.iter().map(|o| utilities.probabilities(o)[m]).collect();
+            expected_error(&probabilities, &right.iter().map(|r| r[m]).collect::<Vec<_>>())
+        })
+        .collect();
     let cases = run.router_cases(&pool.spec, &routers, &judgements.folds, right)?;
     let prices = Prices::of(&pool.spec, LinkProfile::UART)?;
     let curve = operations(&cases, &prices)?;
@@ -77,15 +96,17 @@ pub(crate) fn run(train: Dataset, options: &Options) -> Result<()> {
     for (m, recipe) in models.iter().enumerate() {
         let float = run.float_accuracy(&out_of_fold, m);
         report.line(
-            recipe.name,
+            &recipe.name,
             format!(
-                "validation {:.2} % (float {:.2} %), {} out of range, {} parameters, {} bytes online, {:.0} ms on a UART",
+                "validation {:.2} % (float {:.2} %), {} out of range, {} parameters, {} bytes online, {:.0} ms on a UART, \
+                 calibration error of its utility {:.2} points",
                 100.0 * accuracy(&cases, m),
                 100.0 * float,
                 out_of_range[m],
-                finals[m].clone().size(),
+                out_of_fold[0][m].clone().size(),
                 prices.bytes[m],
-                prices.models[m] as f64 / 1e3
+                prices.models[m] as f64 / 1e3,
+                100.0 * calibration[m]
             ),
         );
     }
@@ -119,7 +140,14 @@ pub(crate) fn run(train: Dataset, options: &Options) -> Result<()> {
         ("input_mean", numbers(&run.features.mean)),
         ("input_scale", numbers(&run.features.scale)),
         ("lambda", chosen.lambda.to_string()),
+        ("utility_floor", utilities.floor.to_string()),
+        ("recipe", serde_json::to_string(&task.choices)?),
     ];
+    let slots = (0..models.len() as u8).map(Slot::Model).chain([Slot::Router]);
+    for ((name, _), slot) in pool.named()?.into_iter().zip(slots) {
+        let Traffic { up, down, half_trips } = Cost::of(&pool.spec, slot, 1)?.online;
+        about.insert(format!("{name} cost"), format!("{} bytes, {half_trips} half trips", up + down));
+    }
     about.extend(entries.map(|(key, text)| (key.to_owned(), text)));
     std::fs::create_dir_all(options.out).with_context(|| format!("cannot create {}", options.out.display()))?;
     let path = options.out.join("pool.safetensors");
@@ -159,9 +187,9 @@ fn percentages(shares: &[f64]) -> String {
 /// Trains the largest model's float counterpart with layer norm and softmax on the same folds, and
 /// prints what both styles reach on validation.
 pub(crate) fn baseline(train: Dataset, seed: u64, quick: bool) -> Result<()> {
-    let (train, task) = prepare(train, quick)?;
+    let (train, task) = prepare(train, None, quick)?;
     let largest = task.models.last().context("the task has no model")?;
-    let usual = Recipe { name: "usual", style: Style::Usual, ..largest.clone() };
+    let usual = Recipe { name: "usual".to_owned(), style: Style::Usual, ..largest.clone() };
     let run = CrossFit::new(&train, &task, seed, (usual.epochs * task.copies) as u64)?;
     let (out_of_fold, _) = run.train_models(&[usual], false)?;
     run.bar.finish_and_clear();
@@ -176,23 +204,27 @@ pub(crate) fn baseline(train: Dataset, seed: u64, quick: bool) -> Result<()> {
 
 /// The public spec around the models' integers; the router's are still to come.
 pub(crate) fn assemble(train: &Dataset, task: &Task, programs: Vec<Integers>) -> Result<Pool> {
+    Ok(Pool { spec: spec_of(train, task, &task.models, Some(&task.router))?, programs })
+}
+
+/// The public spec of `models` and of their router, if they have one.
+pub(crate) fn spec_of(train: &Dataset, task: &Task, models: &[Recipe], router: Option<&Recipe>) -> Result<PoolSpec> {
     let name = train.name.as_str().try_into().map_err(|_| anyhow!("the name `{}` is too long", train.name))?;
+    let classes = train.classes.len().try_into()?;
+    let router = router
+        .map(|router| anyhow::Ok(RouterSpec { trunk: router.spec()?, utility: router.compared()?, answers: classes }));
     let spec = PoolSpec {
         edition: [0; 16],
         task: name,
         input_len: Features::of(train, task.arrangement.clone()).inputs().try_into()?,
         input_bits: 8,
         input_frac: task.arrangement.input_frac(),
-        classes: train.classes.len().try_into()?,
+        classes,
         output: Output::Label,
         routing: Routing::Open,
-        models: task.models.iter().map(Recipe::named).collect::<Result<_>>()?,
-        router: Some(RouterSpec {
-            trunk: task.router.spec()?,
-            utility: task.router.compared()?,
-            answers: train.classes.len().try_into()?,
-        }),
+        models: models.iter().map(Recipe::named).collect::<Result<_>>()?,
+        router: router.transpose()?,
     };
     spec.validate()?;
-    Ok(Pool { spec, programs })
+    Ok(spec)
 }

@@ -4,10 +4,12 @@ use crate::bits::Bits;
 use crate::data::Dataset;
 use crate::feature::{Arrangement, Wobble, patches};
 use crate::nn::model::{Shape, Style};
+use crate::search::Space;
 use crate::train::Recipe;
 use anyhow::{Context, Result, bail, ensure};
 use secure_router_core::spec::{MAX_COLUMNS, ModelSpec, NamedModel, Opening};
 use secure_router_core::text;
+use serde::{Deserialize, Serialize};
 
 /// Everything that decides a run, but its data and its seed.
 #[derive(Clone, Debug)]
@@ -22,8 +24,13 @@ pub(crate) struct Task {
     /// Variants of each validated example that the router learns from.
     pub(crate) variants: usize,
     /// The models, cheapest first.
+    pub(crate) choices: Vec<Choice>,
     pub(crate) models: Vec<Recipe>,
     pub(crate) router: Recipe,
+    /// What a search may vary.
+    pub(crate) space: Space,
+    ends: Ends,
+    schedule: Schedule,
 }
 
 const fn opening(shift: u8, index_bits: u8) -> Opening {
@@ -42,57 +49,131 @@ const BITS: Bits = Bits {
     index_room: 1.5,
 };
 
-/// Tokens, width, heads, columns of the feed-forward part, layers.
-type Sizes = [usize; 5];
+/// How finely a model's wires are rounded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Precision {
+    /// 14-bit wires.
+    Coarse,
+    /// 16-bit wires, activation tables of 8 bits.
+    #[default]
+    Usual,
+    /// 16-bit wires, activation tables of 10 bits: a quarter of the rounding noise for four times the stock.
+    Fine,
+}
 
-/// Sizes of a task's inputs and answers.
-#[derive(Clone, Copy)]
+impl Precision {
+    const fn bits(self) -> Bits {
+        match self {
+            Self::Usual => BITS,
+            Self::Fine => Bits { ffn_in: opening(6, 10), ..BITS },
+            Self::Coarse => Bits {
+                qkv: opening(5, 9),
+                score: opening(5, 8),
+                mix: opening(5, 9),
+                ffn_in: opening(6, 8),
+                output: 14,
+                ..BITS
+            },
+        }
+    }
+}
+
+/// Tokens, width, heads, columns of the feed-forward part, layers.
+pub(crate) type Sizes = [usize; 5];
+
+/// One model as it is chosen, by hand or by a search.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Choice {
+    pub(crate) name: String,
+    pub(crate) sizes: Sizes,
+    #[serde(default)]
+    pub(crate) precision: Precision,
+}
+
+fn usual(name: &str, sizes: Sizes) -> Choice {
+    Choice { name: name.to_owned(), sizes, precision: Precision::Usual }
+}
+
+fn fine(name: &str, sizes: Sizes) -> Choice {
+    Choice { precision: Precision::Fine, ..usual(name, sizes) }
+}
+
+/// Sizes of a task's inputs and answers, and the room of its indices.
+#[derive(Clone, Copy, Debug)]
 struct Ends {
     inputs: usize,
     classes: usize,
-    bits: Bits,
+    input_frac: u8,
+    index_room: f32,
+}
+
+/// Epochs and learning rate of models with less and with more than `LARGE` weights, and epochs of the router.
+#[derive(Clone, Copy, Debug)]
+struct Schedule {
+    small: (usize, f32),
+    large: (usize, f32),
+    router: usize,
+}
+
+/// Products per token and layer.
+const LARGE: usize = 20_000;
+
+/// All of a task but what follows from it.
+struct Plan {
+    arrangement: Arrangement,
+    mix: f32,
+    folds: usize,
+    copies: usize,
+    variants: usize,
+    models: Vec<Choice>,
+    space: Space,
+    ends: Ends,
+    schedule: Schedule,
 }
 
 impl Ends {
     fn of(train: &Dataset, frames: usize) -> Self {
-        Self { inputs: frames * train.channels, classes: train.classes.len(), bits: BITS }
+        let Bits { input_frac, index_room, .. } = BITS;
+        Self { inputs: frames * train.channels, classes: train.classes.len(), input_frac, index_room }
     }
 
     /// For inputs that may be unlike any of the train split: other people, other devices.
-    fn with_more_room(self) -> Self {
-        Self { bits: Bits { index_room: 2.0, ..self.bits }, ..self }
+    const fn with_more_room(self) -> Self {
+        Self { index_room: 2.0, ..self }
     }
 
-    fn shape(self, [tokens, width, heads, ffn, layers]: Sizes, outputs: usize) -> Shape {
-        Shape { tokens, features: self.inputs / tokens, width, heads, ffn, layers, outputs }
-    }
-
-    fn model(self, name: &'static str, sizes: Sizes, epochs: usize, rate: f32) -> Recipe {
-        let shape = self.shape(sizes, self.classes);
-        Recipe { name, shape, bits: self.bits, style: Style::Gates, epochs, rate }
-    }
-
-    /// The cheapest model with an output more per model, so that a request that is sent to it is
-    /// answered already.
-    fn router(self, models: &[Recipe], epochs: usize) -> Recipe {
-        let cheapest = &models[0];
-        let shape = Shape { outputs: models.len() + self.classes, ..cheapest.shape };
-        Recipe { name: "router", shape, epochs, rate: 0.003, ..cheapest.clone() }
+    fn recipe(self, choice: &Choice, schedule: Schedule) -> Recipe {
+        let [tokens, width, heads, ffn, layers] = choice.sizes;
+        let shape = Shape { tokens, features: self.inputs / tokens, width, heads, ffn, layers, outputs: self.classes };
+        let attention = if heads > 0 { 4 * width * width } else { 0 };
+        let (epochs, rate) =
+            if layers * (attention + 2 * width * ffn) > LARGE { schedule.large } else { schedule.small };
+        let bits = Bits { input_frac: self.input_frac, index_room: self.index_room, ..choice.precision.bits() };
+        Recipe { name: choice.name.clone(), shape, bits, style: Style::Gates, epochs, rate }
     }
 }
 
+/// The cheapest model with an output more per model, so that a request that is sent to it is
+/// answered already.
+fn router(models: &[Recipe], epochs: usize) -> Recipe {
+    let cheapest = &models[0];
+    let shape = Shape { outputs: models.len() + cheapest.shape.outputs, ..cheapest.shape };
+    Recipe { name: "router".to_owned(), shape, epochs, rate: 0.003, ..cheapest.clone() }
+}
+
 impl Task {
-    /// The task that `train` is the train split of.
-    pub(crate) fn of(train: &Dataset) -> Result<Self> {
-        let task = match train.kind.as_str() {
-            "speech" => Self::speech(train),
-            "sensor" => Self::sensor(train),
-            "image" => Self::image(train),
-            "table" => Self::table(train)?,
-            "text" => Self::text(train),
+    /// The task that `train` is the train split of, with its own models or those that were `chosen`.
+    pub(crate) fn of(train: &Dataset, chosen: Option<&[Choice]>) -> Result<Self> {
+        let plan = match train.kind.as_str() {
+            "speech" => Plan::speech(train),
+            "sensor" => Plan::sensor(train),
+            "image" => Plan::image(train),
+            "table" => Plan::table(train)?,
+            "text" => Plan::text(train),
             kind => bail!("the train file is of an unknown kind `{kind}`"),
         };
-        let frames = match task.arrangement {
+        let frames = match plan.arrangement {
             Arrangement::Series { .. } => None,
             Arrangement::Picture { side, .. } => Some(side * side),
             Arrangement::Text { .. } => None,
@@ -101,67 +182,92 @@ impl Task {
         let fits = |values: &[f32]| frames.is_none_or(|f| values.len() == f * train.channels);
         ensure!(train.examples.iter().all(|e| fits(&e.values)), "an example has the wrong length");
         ensure!(train.examples.len() >= 10 * train.classes.len(), "the train file holds too few examples");
-        Ok(task)
+        let choices = chosen.unwrap_or(&plan.models).to_vec();
+        ensure!(choices.len() > 1, "a pool with a router needs at least two models");
+        for Choice { name, sizes: [tokens, width, heads, ..], .. } in &choices {
+            ensure!(
+                *tokens > 0 && plan.ends.inputs.is_multiple_of(*tokens),
+                "model `{name}`: inputs of {} values cannot be cut into {tokens} tokens",
+                plan.ends.inputs
+            );
+            ensure!(
+                *width > 0 && (*heads == 0 || width.is_multiple_of(*heads)),
+                "model `{name}`: heads must divide the width"
+            );
+        }
+        Ok(plan.with(choices))
+    }
+
+    /// How a model of the space is trained.
+    pub(crate) fn recipe(&self, choice: &Choice) -> Recipe {
+        self.ends.recipe(choice, self.schedule)
+    }
+}
+
+impl Plan {
+    fn with(self, choices: Vec<Choice>) -> Task {
+        let Self { arrangement, mix, folds, copies, variants, space, ends, schedule, .. } = self;
+        let models: Vec<Recipe> = choices.iter().map(|c| ends.recipe(c, schedule)).collect();
+        let router = router(&models, schedule.router);
+        Task { arrangement, mix, folds, copies, variants, choices, models, router, space, ends, schedule }
     }
 
     fn speech(train: &Dataset) -> Self {
         const FRAMES: usize = 32;
-        let ends = Ends::of(train, FRAMES);
         let wobble = Wobble { ends: 0.07, bend: 0.06, noise: (0.05, 0.3), offset: 0.12, gain: 0.06 };
-        let models = vec![
-            ends.model("micro", [1, 32, 0, 64, 1], 80, 0.004),
-            ends.model("small", [16, 32, 2, 64, 1], 80, 0.004),
-            ends.model("large", [16, 64, 4, 128, 3], 70, 0.003),
-        ];
         Self {
             arrangement: Arrangement::Series { frames: FRAMES, wobble },
             mix: 0.4,
             folds: 5,
             copies: 5,
             variants: 12,
-            router: ends.router(&models, 16),
-            models,
+            models: vec![
+                fine("micro", [1, 64, 0, 64, 1]),
+                usual("small", [16, 32, 2, 64, 1]),
+                usual("large", [16, 64, 4, 128, 3]),
+            ],
+            space: Space { tokens: vec![1, 4, 8, 16], most_layers: 3 },
+            ends: Ends::of(train, FRAMES),
+            schedule: Schedule { small: (80, 0.004), large: (70, 0.003), router: 16 },
         }
     }
 
     fn sensor(train: &Dataset) -> Self {
         const FRAMES: usize = 128;
-        let ends = Ends::of(train, FRAMES).with_more_room();
         let wobble = Wobble { ends: 0.05, bend: 0.04, noise: (0.0, 0.15), offset: 0.1, gain: 0.08 };
-        let models = vec![
-            ends.model("micro", [16, 32, 0, 32, 1], 30, 0.005),
-            ends.model("nano", [8, 16, 1, 16, 1], 30, 0.005),
-            ends.model("small", [16, 32, 2, 64, 1], 25, 0.004),
-            ends.model("large", [16, 64, 4, 128, 4], 18, 0.003),
-        ];
         Self {
             arrangement: Arrangement::Series { frames: FRAMES, wobble },
-            mix: 0.4,
+            mix: 0.0,
             folds: 5,
             copies: 5,
             variants: 4,
-            router: ends.router(&models, 16),
-            models,
+            models: vec![
+                fine("micro", [16, 64, 0, 32, 1]),
+                usual("small", [16, 32, 2, 64, 1]),
+                usual("large", [16, 64, 4, 128, 4]),
+            ],
+            space: Space { tokens: vec![4, 8, 16], most_layers: 4 },
+            ends: Ends::of(train, FRAMES).with_more_room(),
+            schedule: Schedule { small: (25, 0.004), large: (18, 0.003), router: 16 },
         }
     }
 
     fn image(train: &Dataset) -> Self {
         let side = crate::import::SIDE;
-        let ends = Ends::of(train, side * side);
-        let models = vec![
-            ends.model("micro", [1, 32, 0, 64, 1], 12, 0.003),
-            ends.model("nano", [4, 32, 1, 32, 1], 15, 0.004),
-            ends.model("small", [16, 32, 2, 64, 1], 12, 0.003),
-            ends.model("large", [16, 64, 4, 128, 4], 10, 0.002),
-        ];
         Self {
             arrangement: Arrangement::Picture { side, order: patches(side) },
             mix: 0.2,
             folds: 6,
             copies: 1,
             variants: 4,
-            router: ends.router(&models, 12),
-            models,
+            models: vec![
+                fine("micro", [1, 64, 0, 64, 1]),
+                usual("small", [16, 32, 2, 64, 1]),
+                usual("large", [16, 64, 4, 128, 4]),
+            ],
+            space: Space { tokens: vec![1, 4, 16], most_layers: 4 },
+            ends: Ends::of(train, side * side),
+            schedule: Schedule { small: (12, 0.003), large: (10, 0.002), router: 12 },
         }
     }
 
@@ -170,52 +276,54 @@ impl Task {
     fn text(train: &Dataset) -> Self {
         /// Columns of a word's code: inputs then have as many values as most boards have room for.
         const COLUMNS: usize = 64;
-        let mut ends = Ends::of(train, text::TOKENS * COLUMNS).with_more_room();
-        ends.bits.input_frac = 0;
         let epochs = (500_000 / train.examples.len()).clamp(10, 200);
-        let model = |name, ffn, rate| ends.model(name, [text::TOKENS, COLUMNS, 0, ffn, 1], epochs, rate);
-        let models = vec![model("micro", 32, 0.005), model("small", 64, 0.004), model("large", 128, 0.004)];
+        let model = |name, ffn| usual(name, [text::TOKENS, COLUMNS, 0, ffn, 1]);
         Self {
             arrangement: Arrangement::Text { columns: COLUMNS },
             mix: 0.0,
             folds: 5,
             copies: 3,
             variants: 8,
-            router: ends.router(&models, 10),
-            models,
+            models: vec![model("micro", 32), model("small", 64), model("large", 128)],
+            space: Space { tokens: vec![text::TOKENS], most_layers: 1 },
+            ends: Ends { input_frac: 0, ..Ends::of(train, text::TOKENS * COLUMNS).with_more_room() },
+            schedule: Schedule { small: (epochs, 0.004), large: (epochs, 0.004), router: 10 },
         }
     }
 
     /// The user's own columns: tokens where their count allows it, or else no attention.
     fn table(train: &Dataset) -> Result<Self> {
         let columns = train.channels;
-        let ends = Ends::of(train, 1).with_more_room();
         let tokens = (4..=16).rev().find(|t| columns.is_multiple_of(*t) && columns > *t).unwrap_or(1);
         ensure!(
             columns / tokens <= usize::from(MAX_COLUMNS),
             "{columns} columns cannot be cut into 4 to 16 equal parts; add constant columns until they can"
         );
-        let fewer = if tokens.is_multiple_of(2) { tokens / 2 } else { tokens };
         let heads = |count: usize| if tokens == 1 { 0 } else { count };
         // Small data get more epochs, large data fewer.
         let epochs = |passes: usize| (passes / train.examples.len()).clamp(10, 200);
-        let models = vec![
-            ends.model("micro", [fewer, 16, 0, 16, 1], epochs(300_000), 0.005),
-            ends.model("nano", [fewer, 16, heads(1), 16, 1], epochs(300_000), 0.005),
-            ends.model("small", [tokens, 32, heads(2), 64, 1], epochs(250_000), 0.004),
-            ends.model("large", [tokens, 64, heads(4), 128, 3], epochs(150_000), 0.003),
-        ];
+        let mut cuts = vec![1, tokens];
+        cuts.retain(|t| columns / t <= usize::from(MAX_COLUMNS));
+        cuts.dedup();
         Ok(Self {
             arrangement: Arrangement::Columns { count: columns },
             mix: 0.0,
             folds: 5,
             copies: 5,
             variants: 4,
-            router: ends.router(&models, 16),
-            models,
+            models: vec![
+                fine("micro", [cuts[0], 64, 0, 32, 1]),
+                usual("small", [tokens, 32, heads(2), 64, 1]),
+                usual("large", [tokens, 64, heads(4), 128, 3]),
+            ],
+            space: Space { tokens: cuts, most_layers: 3 },
+            ends: Ends::of(train, 1).with_more_room(),
+            schedule: Schedule { small: (epochs(250_000), 0.004), large: (epochs(150_000), 0.003), router: 16 },
         })
     }
+}
 
+impl Task {
     /// A smoke test: of little accuracy, in seconds.
     pub(crate) fn quick(mut self) -> Self {
         self.models.iter_mut().chain([&mut self.router]).for_each(|r| r.epochs = (r.epochs / 20).max(3));
@@ -249,7 +357,7 @@ impl Recipe {
     }
 
     pub(crate) fn named(&self) -> Result<NamedModel> {
-        let name = self.name.try_into().ok().context("name too long")?;
+        let name = self.name.as_str().try_into().ok().context("name too long")?;
         Ok(NamedModel { name, spec: self.spec()? })
     }
 }
@@ -290,13 +398,13 @@ pub(crate) mod tests {
             ("table", 1, 1),
         ] {
             let train = toy(kind, channels, rows, 40);
-            let task = Task::of(&train).unwrap();
+            let task = Task::of(&train, None).unwrap();
             crate::run::assemble(&train, &task, Vec::new()).unwrap();
             let inputs = crate::feature::Features::of(&train, task.arrangement.clone()).inputs();
             assert!(task.models.iter().all(|m| m.shape.tokens * m.shape.features == inputs), "{kind}");
         }
-        assert!(Task::of(&toy("table", 1031, 1, 40)).is_err());
-        assert!(Task::of(&toy("image", 1, 783, 40)).is_err());
-        assert!(Task::of(&toy("speech", 13, 9, 10)).is_err());
+        assert!(Task::of(&toy("table", 1031, 1, 40), None).is_err());
+        assert!(Task::of(&toy("image", 1, 783, 40), None).is_err());
+        assert!(Task::of(&toy("speech", 13, 9, 10), None).is_err());
     }
 }

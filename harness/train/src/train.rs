@@ -14,7 +14,7 @@ use indicatif::ProgressBar;
 /// Everything that decides how one model is trained, but its data.
 #[derive(Clone, Debug)]
 pub(crate) struct Recipe {
-    pub(crate) name: &'static str,
+    pub(crate) name: String,
     pub(crate) shape: Shape,
     pub(crate) bits: Bits,
     pub(crate) style: Style,
@@ -205,6 +205,9 @@ pub(crate) fn logit_scale(bits: &Bits, largest: f32) -> f64 {
     f64::from(1u32 << (bits.output - 1)) / OUTPUT_ROOM / f64::from(largest)
 }
 
+/// Target of a model's utility where nobody knows it: it teaches nothing.
+pub(crate) const UNKNOWN: f32 = f32::NAN;
+
 /// Fixed inputs for the router, each with a yes-or-no target per model and one distribution over the
 /// classes.
 pub(crate) struct Judged {
@@ -261,7 +264,7 @@ mod tests {
     #[test]
     fn the_same_seed_gives_the_same_model() {
         let data = toy("speech", 13, 5, 80);
-        let task = Task::of(&data).unwrap();
+        let task = Task::of(&data, None).unwrap();
         let features = Features::of(&data, task.arrangement);
         let recipe = Recipe { epochs: 5, ..task.models[0].clone() };
         let weights = |label: &str| -> Vec<u32> {

@@ -117,6 +117,15 @@ impl Model {
         self.head.bias = self.head.bias.as_ref().map(|b| b.without(count));
     }
 
+    /// Output `o` becomes `slope` times what it was, plus `offset`.
+    pub(crate) fn adjust_output(&mut self, o: usize, slope: f32, offset: f32) {
+        let width = self.shape.width;
+        self.head.weight.value[o * width..][..width].iter_mut().for_each(|w| *w *= slope);
+        if let Some(bias) = &mut self.head.bias {
+            bias.value[o] = slope * bias.value[o] + offset;
+        }
+    }
+
     /// Trained numbers.
     pub(crate) fn size(&mut self) -> usize {
         self.params().map(|p| p.value.len()).sum()
