@@ -44,8 +44,13 @@ impl Calibration {
         Self { slope: slope as f32, offset: offset as f32 }
     }
 
+    /// The logit of the probability.
+    pub(crate) fn adjusted(self, output: f32) -> f32 {
+        self.slope * output + self.offset
+    }
+
     pub(crate) fn probability(self, output: f32) -> f32 {
-        sigmoid(self.slope * output + self.offset)
+        sigmoid(self.adjusted(output))
     }
 }
 

@@ -20,7 +20,7 @@ use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 use rayon::prelude::*;
 use secure_router_core::circuit::{Program, Slot};
-use secure_router_core::clear::Nearest;
+use secure_router_core::clear::{Nearest, Reference};
 use secure_router_core::spec::PoolSpec;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -168,6 +168,7 @@ impl<'a> CrossFit<'a> {
         routers: &[Router],
         folds: &[usize],
         right: Vec<Vec<bool>>,
+        reference: &mut impl Reference,
     ) -> Result<Vec<Case>> {
         let program = Program::of(spec, Slot::Router)?;
         let mut interpreters =
@@ -175,7 +176,7 @@ impl<'a> CrossFit<'a> {
         let scores = vec![0; spec.models.len()];
         let cases = self.validated.iter().zip(folds).zip(right).map(|((&i, &fold), mut right)| {
             // A value out of range would be an arbitrary choice under the protocol: count it as wrong.
-            let Ok(chosen) = interpreters[fold].run(self.input(i), &scores, &mut Nearest) else {
+            let Ok(chosen) = interpreters[fold].run(self.input(i), &scores, reference) else {
                 right[0] = false;
                 return Ok(Case { utilities: vec![0; right.len()], right, in_range: false });
             };

@@ -1,7 +1,7 @@
 //! Measures a finished pool on the test file, once, with the integer reference.
 
 use crate::data::{TestSet, read_test};
-use crate::frontier::{Case, Prices, accuracy, mixture, operate, oracle};
+use crate::frontier::{Case, Prices, accuracy, agreement, mixture, operate, oracle};
 use crate::nn::loss::argmax;
 use crate::pool::Pool;
 use crate::reference::{Interpreter, Stochastic};
@@ -59,19 +59,13 @@ pub(crate) fn run(pool_file: &Path, test_file: &Path, lambda: Option<u16>) -> Re
                 100.0 * knowing
             );
             if !nearest.is_empty() {
-                let same = agreement(&nearest, &cases, &prices.scores(lambda)?);
+                let same = agreement(&nearest, &cases, &prices, lambda)?;
                 println!("  {link}: routed as with rounding to nearest {:.2} %", 100.0 * same);
             }
         }
         nearest = cases;
     }
     Ok(())
-}
-
-/// Part of the examples that both send to one model.
-fn agreement(one: &[Case], other: &[Case], scores: &[i32]) -> f64 {
-    let route = |case: &Case| argmax(&case.utilities.iter().zip(scores).map(|(u, s)| u + s).collect::<Vec<_>>());
-    one.iter().zip(other).filter(|(a, b)| route(a) == route(b)).count() as f64 / one.len().max(1) as f64
 }
 
 const LINKS: [(&str, LinkProfile); 3] =

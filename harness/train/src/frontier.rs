@@ -73,14 +73,28 @@ pub(crate) struct Operation {
     pub(crate) cost: f64,
 }
 
+impl Case {
+    /// The model that the router chooses when the server adds `costs`.
+    fn route(&self, costs: &[i32]) -> usize {
+        let scores: Vec<i32> = self.utilities.iter().zip(costs).map(|(u, c)| u + c).collect();
+        argmax(&scores)
+    }
+}
+
+/// Part of the cases that both judgements of them send to one model.
+pub(crate) fn agreement(one: &[Case], other: &[Case], prices: &Prices, lambda: u16) -> Result<f64> {
+    let costs = prices.scores(lambda)?;
+    let same = one.iter().zip(other).filter(|(a, b)| a.route(&costs) == b.route(&costs)).count();
+    Ok(same as f64 / one.len().max(1) as f64)
+}
+
 /// Routes the cases with `lambda`.
 pub(crate) fn operate(cases: &[Case], prices: &Prices, lambda: u16) -> Result<Operation> {
     let costs = prices.scores(lambda)?;
     let mut counts = vec![0usize; costs.len()];
     let mut right = 0usize;
     for case in cases {
-        let scores: Vec<i32> = case.utilities.iter().zip(&costs).map(|(u, c)| u + c).collect();
-        let chosen = argmax(&scores);
+        let chosen = case.route(&costs);
         counts[chosen] += 1;
         right += usize::from(case.in_range && case.right[chosen]);
     }

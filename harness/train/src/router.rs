@@ -97,14 +97,14 @@ impl Judgements {
     }
 }
 
-/// Head-room of the index of a utility. It costs little: most of the range is where the sigmoid is flat.
-const UTILITY_ROOM: f32 = 2.5;
+/// Head-room of the index of a utility, above the range of all variants that the router was trained on.
+const UTILITY_ROOM: f32 = 1.6;
 
-/// A router as it was trained, and the largest utility and logit on what it was trained on.
+/// A router as it was trained, the range of its outputs and the largest logit on what it was trained on.
 pub(crate) struct TrainedRouter {
     model: Model,
     /// Per model.
-    outputs: Vec<f32>,
+    outputs: Vec<(f32, f32)>,
     logit: f32,
 }
 
@@ -165,31 +165,35 @@ pub(crate) fn train_router(
     let mut model = train(recipe, &source, rng, bar);
     let found = predict(&mut model, &source.inputs, &Mode::NEAREST);
     let models = judgements.models;
-    let mut largest = vec![0f32; source.outputs()];
+    let mut outputs = vec![(f32::MAX, f32::MIN); models];
+    let mut logit = 0f32;
     for row in found.chunks_exact(source.outputs()) {
-        largest.iter_mut().zip(row).for_each(|(l, o)| *l = l.max(o.abs()));
+        let (utilities, logits) = row.split_at(models);
+        outputs.iter_mut().zip(utilities).for_each(|((low, high), o)| (*low, *high) = (low.min(*o), high.max(*o)));
+        logit = logits.iter().fold(logit, |max, l| max.max(l.abs()));
     }
-    let logit = largest.split_off(models).into_iter().fold(0f32, f32::max);
-    TrainedRouter { model, outputs: largest, logit }
+    TrainedRouter { model, outputs, logit }
 }
 
 impl TrainedRouter {
     pub(crate) fn export(mut self, recipe: &Recipe, utilities: &Utilities) -> Result<Router> {
         let (models, utility) = (self.outputs.len(), recipe.compared()?);
-        let mut largest = 0f32;
-        for (m, (&Calibration { slope, offset }, output)) in
-            utilities.calibrations.iter().zip(&self.outputs).enumerate()
-        {
-            self.model.adjust_output(m, slope, offset);
-            largest = largest.max(slope * output + offset.abs());
+        // One table serves all models: the middle of all their ranges is its index 0.
+        let adjusted = |(c, (low, high)): (&Calibration, &(f32, f32))| (c.adjusted(*low), c.adjusted(*high));
+        let ranges: Vec<(f32, f32)> = utilities.calibrations.iter().zip(&self.outputs).map(adjusted).collect();
+        let low = ranges.iter().map(|r| r.0).fold(f32::MAX, f32::min);
+        let high = ranges.iter().map(|r| r.1).fold(f32::MIN, f32::max);
+        let middle = 0.5 * (low + high);
+        for (m, Calibration { slope, offset }) in utilities.calibrations.iter().enumerate() {
+            self.model.adjust_output(m, *slope, offset - middle);
         }
         let half = (1u32 << (utility.index_bits - 1)) as f32;
-        let step = largest * UTILITY_ROOM / half;
+        let step = 0.5 * (high - low) * UTILITY_ROOM / half;
         let utility_scale = f64::from(1u32 << utility.shift) / f64::from(step);
         let logit_scale = logit_scale(&recipe.bits, self.logit);
         let scale = |output: usize| if output < models { utility_scale } else { logit_scale };
         let mut router = integers(&self.model, &recipe.bits, scale, "router")?;
-        router.tables.extend(table(utility.index_bits, |v| utilities.steps(v * step), "router")?);
+        router.tables.extend(table(utility.index_bits, |v| utilities.steps(middle + v * step), "router")?);
         let size = self.model.size();
         self.model.drop_outputs(models);
         let answering = integers(&self.model, &recipe.bits, |_| logit_scale, "router")?;

@@ -4,17 +4,20 @@ use crate::calibration::expected_error;
 use crate::cross_fit::CrossFit;
 use crate::data::Dataset;
 use crate::feature::Features;
-use crate::frontier::{Operation, Prices, accuracy, choose, operations};
+use crate::frontier::{Operation, Prices, accuracy, agreement, choose, operations};
 use crate::integer::Integers;
 use crate::nn::loss::argmax;
 use crate::nn::model::Style;
 use crate::pool::Pool;
+use crate::reference::Stochastic;
+use crate::rng::Rng;
 use crate::router::{Judgements, Router, TrainedRouter, Utilities, train_router};
 use crate::task::{Choice, Task};
 use crate::train::Recipe;
 use anyhow::{Context, Result, anyhow};
 use rayon::prelude::*;
 use secure_router_core::circuit::Slot;
+use secure_router_core::clear::Nearest;
 use secure_router_core::cost::{Cost, Traffic};
 use secure_router_core::routing::Routing;
 use secure_router_core::session::LinkProfile;
@@ -83,7 +86,9 @@ pub(crate) fn run(train: Dataset, options: &Options) -> Result<()> {
             expected_error(&probabilities, &right.iter().map(|r| r[m]).collect::<Vec<_>>())
         })
         .collect();
-    let cases = run.router_cases(&pool.spec, &routers, &judgements.folds, right)?;
+    let cases = run.router_cases(&pool.spec, &routers, &judgements.folds, right.clone(), &mut Nearest)?;
+    let mut rounded = Stochastic(Rng::new(options.seed, "agreement"));
+    let at_random = run.router_cases(&pool.spec, &routers, &judgements.folds, right, &mut rounded)?;
     let prices = Prices::of(&pool.spec, LinkProfile::UART)?;
     let curve = operations(&cases, &prices)?;
     let chosen = choose(&curve, accuracy(&cases, models.len() - 1)).context("no operation to choose from")?;
@@ -117,8 +122,9 @@ pub(crate) fn run(train: Dataset, options: &Options) -> Result<()> {
     report.line(
         "router",
         format!(
-            "validation {}, {} out of range, {} parameters, {} bytes online",
+            "validation {}, routed as with rounding to nearest {:.2} %, {} out of range, {} parameters, {} bytes online",
             described(chosen),
+            100.0 * agreement(&cases, &at_random, &prices, chosen.lambda)?,
             cases.iter().filter(|c| !c.in_range).count(),
             last.size,
             prices.router_bytes
