@@ -16,6 +16,37 @@ impl<'a> Matrix<'a> {
         Self { data, rows: data.len() / cols, cols, row_stride: cols, col_stride: 1 }
     }
 
+    /// `cols` columns from `first` on.
+    pub(crate) fn columns(self, first: usize, cols: usize) -> Self {
+        assert!(first + cols <= self.cols, "no such columns");
+        Self { data: &self.data[first * self.col_stride..], cols, ..self }
+    }
+
+    pub(crate) const fn rows(&self) -> usize {
+        self.rows
+    }
+
+    pub(crate) const fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// A copy of `ROWS x COLS` entries, zeros outside the matrix.
+    #[inline]
+    pub(crate) fn panel<const ROWS: usize, const COLS: usize>(self, top: usize, left: usize) -> [[f32; COLS]; ROWS] {
+        let mut panel = [[0.0; COLS]; ROWS];
+        let cols = COLS.min(self.cols - left);
+        for (i, row) in panel.iter_mut().enumerate().take(self.rows - top) {
+            let data = &self.data[(top + i) * self.row_stride + left * self.col_stride..];
+            match data.first_chunk() {
+                Some(whole) if self.col_stride == 1 && cols == COLS => *row = *whole,
+                _ => {
+                    row[..cols].iter_mut().zip(data.iter().step_by(self.col_stride)).for_each(|(to, from)| *to = *from)
+                }
+            }
+        }
+        panel
+    }
+
     pub(crate) fn transposed(self) -> Self {
         Self { rows: self.cols, cols: self.rows, row_stride: self.col_stride, col_stride: self.row_stride, ..self }
     }

@@ -18,6 +18,7 @@ pub(crate) mod norm;
 pub(crate) mod optimiser;
 pub(crate) mod param;
 pub(crate) mod quantiser;
+pub(crate) mod small;
 
 use noise::Noise;
 
