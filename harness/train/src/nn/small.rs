@@ -3,7 +3,7 @@
 
 use super::matrix::Matrix;
 
-/// Rows of a panel.
+/// Rows of a panel, and rows that it is multiplied with at once.
 const DEPTH: usize = 16;
 
 /// Adds `a b` to a matrix with rows `stride` apart.
@@ -20,16 +20,18 @@ fn add_panels<const WIDTH: usize>(a: Matrix, b: Matrix, out: &mut [f32], stride:
         for first in (0..b.rows()).step_by(DEPTH) {
             let depth = DEPTH.min(b.rows() - first);
             let panel = b.panel::<DEPTH, WIDTH>(first, column);
-            for (i, out) in out.chunks_mut(stride).take(a.rows()).enumerate() {
-                let left = a.panel::<1, DEPTH>(i, first);
-                let mut sums = [0.0; WIDTH];
-                for (row, a) in panel[..depth].iter().zip(left[0]) {
-                    for (sum, b) in sums.iter_mut().zip(row) {
-                        *sum += a * b;
+            for top in (0..a.rows()).step_by(DEPTH) {
+                let left = a.panel::<DEPTH, DEPTH>(top, first);
+                for (i, left) in (top..a.rows()).zip(&left) {
+                    let mut sums = [0.0; WIDTH];
+                    for (row, a) in panel[..depth].iter().zip(left) {
+                        for (sum, b) in sums.iter_mut().zip(row) {
+                            *sum += a * b;
+                        }
                     }
-                }
-                for (out, sum) in out[column..column + width].iter_mut().zip(sums) {
-                    *out += sum;
+                    for (out, sum) in out[i * stride + column..][..width].iter_mut().zip(sums) {
+                        *out += sum;
+                    }
                 }
             }
         }
