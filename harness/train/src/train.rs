@@ -6,6 +6,7 @@ use crate::feature::Features;
 use crate::lexicon::Lexicon;
 use crate::nn::loss::{binary_gradient, cross_entropy, softmax};
 use crate::nn::model::{Model, Shape, Style};
+use crate::nn::noise::Noise;
 use crate::nn::optimiser::Optimiser;
 use crate::nn::{Mode, Rounding};
 use crate::rng::Rng;
@@ -58,7 +59,7 @@ pub(crate) fn train(recipe: &Recipe, source: &dyn Source, mut rng: Rng, bar: &Pr
         let rounding = if part < FLOAT_PART || recipe.style == Style::Usual {
             Rounding::Off
         } else {
-            Rounding::Stochastic(Rng::new(noise.next_u64(), "epoch"))
+            Rounding::Stochastic(Noise::new(Rng::new(noise.next_u64(), "epoch")))
         };
         let mut mode = Mode { batch_statistics: moving, observe: true, rounding };
         if moving {

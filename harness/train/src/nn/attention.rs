@@ -6,9 +6,11 @@ use super::Mode;
 use super::function::sigmoid;
 use super::linear::Linear;
 use super::loss::softmax;
+use super::matrix::Matrix;
 use super::model::Style;
 use super::param::Param;
 use super::quantiser::Quantiser;
+use super::small::add_product;
 use crate::rng::Rng;
 
 #[derive(Clone, Debug)]
@@ -25,10 +27,8 @@ pub(crate) struct Attention {
     tokens: usize,
     heads: usize,
     width: usize,
-    /// One block per example and head: q, k and v as `d x L` (token index fastest).
-    q: Vec<f32>,
-    k: Vec<f32>,
-    v: Vec<f32>,
+    /// Rounded, `3 x width` columns per token.
+    wires: Vec<f32>,
     /// Before and after the table's rounding: `L x L` per example and head.
     weights: Vec<f32>,
     p: Vec<f32>,
@@ -49,9 +49,7 @@ impl Attention {
             tokens,
             heads,
             width,
-            q: Vec::new(),
-            k: Vec::new(),
-            v: Vec::new(),
+            wires: Vec::new(),
             weights: Vec::new(),
             p: Vec::new(),
         }
@@ -67,21 +65,26 @@ impl Attention {
     }
 
     pub(crate) fn forward(&mut self, z: Vec<f32>, mode: &mut Mode) -> Vec<f32> {
-        let (tokens, depth, scale) = (self.tokens, self.depth(), self.scale());
-        let qkv = self.qkv.forward(z);
-        self.q = self.gather(&qkv, 0);
-        self.k = self.gather(&qkv, self.width);
-        self.v = self.gather(&qkv, 2 * self.width);
-        self.query.apply(&mut self.q, mode);
-        self.key.apply(&mut self.k, mode);
-        self.value.apply(&mut self.v, mode);
-
-        let block = tokens * depth;
-        let mut scores = vec![0.0; self.q.len() / block * tokens * tokens];
-        let operands = self.q.chunks_exact(block).zip(self.k.chunks_exact(block));
-        for (s, (q, k)) in scores.chunks_exact_mut(tokens * tokens).zip(operands) {
-            outer_sums(q, k, scale, tokens, s);
+        let (tokens, width, scale) = (self.tokens, self.width, self.scale());
+        let (square, squares) = (tokens * tokens, self.heads * tokens * tokens);
+        self.wires = self.qkv.forward(z);
+        for row in self.wires.chunks_exact_mut(3 * width) {
+            let (q, kv) = row.split_at_mut(width);
+            let (k, v) = kv.split_at_mut(width);
+            self.query.apply(q, mode);
+            self.key.apply(k, mode);
+            self.value.apply(v, mode);
         }
+
+        let examples = self.wires.len() / (3 * width * tokens);
+        let mut scores = vec![0.0; examples * squares];
+        for (scores, wires) in scores.chunks_exact_mut(squares).zip(self.wires.chunks_exact(3 * width * tokens)) {
+            for (head, s) in scores.chunks_exact_mut(square).enumerate() {
+                let [q, k, _] = self.of_head(wires, head);
+                add_product(q, k.transposed(), s, tokens);
+            }
+        }
+        scores.iter_mut().for_each(|s| *s *= scale);
         self.score.apply(&mut scores, mode);
         match self.style {
             Style::Gates => {
@@ -94,130 +97,68 @@ impl Attention {
         self.p = scores;
         self.weight.apply_to_table(&mut self.p, mode);
 
-        let mut a = vec![0.0; self.v.len()];
-        let mut transposed = vec![0.0; tokens * tokens];
-        let operands = self.v.chunks_exact(block).zip(self.p.chunks_exact(tokens * tokens));
-        for (a, (v, p)) in a.chunks_exact_mut(block).zip(operands) {
-            transpose(p, tokens, &mut transposed);
-            rows_by_matrix(v, &transposed, tokens, a);
+        let mut a = vec![0.0; self.wires.len() / 3];
+        let operands = self.p.chunks_exact(squares).zip(self.wires.chunks_exact(3 * width * tokens));
+        for (a, (p, wires)) in a.chunks_exact_mut(width * tokens).zip(operands) {
+            for (head, p) in p.chunks_exact(square).enumerate() {
+                let [_, _, v] = self.of_head(wires, head);
+                add_product(Matrix::new(p, tokens), v, &mut a[head * self.depth()..], width);
+            }
         }
         self.output.apply(&mut a, mode);
-        let mut out = vec![0.0; a.len()];
-        self.scatter(&a, &mut out, 0, self.width);
-        out
+        a
     }
 
     pub(crate) fn backward(&mut self, da: &[f32]) -> Vec<f32> {
-        let (tokens, depth, scale) = (self.tokens, self.depth(), self.scale());
-        let (block, square) = (tokens * depth, tokens * tokens);
-        let mut da_blocks = vec![0.0; da.len()];
-        self.gather_into(da, 0, self.width, &mut da_blocks);
-
-        let mut dq = vec![0.0; da.len()];
-        let mut dk = vec![0.0; da.len()];
-        let mut dv = vec![0.0; da.len()];
+        let (tokens, width, depth, scale) = (self.tokens, self.width, self.depth(), self.scale());
+        let (square, squares) = (tokens * tokens, self.heads * tokens * tokens);
+        let mut dwires = vec![0.0; 3 * da.len()];
         let mut ds = vec![0.0; square];
-        let mut transposed = vec![0.0; square];
-        for i in 0..da.len() / block {
-            let of_block = i * block..(i + 1) * block;
-            let of_square = i * square..(i + 1) * square;
-            let da = &da_blocks[of_block.clone()];
-            let (q, k) = (&self.q[of_block.clone()], &self.k[of_block.clone()]);
-            // dP[t][j] = sum_d da[d][t] v[d][j], then through the sigmoid or softmax.
-            ds.fill(0.0);
-            outer_sums(da, &self.v[of_block.clone()], 1.0, tokens, &mut ds);
-            let weights = &self.weights[of_square.clone()];
-            match self.style {
-                Style::Gates => {
-                    for (ds, s) in ds.iter_mut().zip(weights) {
-                        *ds *= s * (1.0 - s);
-                        self.score_bias.grad[0] += *ds;
+        let mut bias_grads = vec![0.0; tokens];
+        let gradients = dwires.chunks_exact_mut(3 * width * tokens).zip(da.chunks_exact(width * tokens));
+        for (i, (dwires, da)) in gradients.enumerate() {
+            let wires = &self.wires[i * 3 * width * tokens..][..3 * width * tokens];
+            for head in 0..self.heads {
+                let of_square = i * squares + head * square..i * squares + (head + 1) * square;
+                let [q, k, v] = self.of_head(wires, head);
+                let da = Matrix::new(da, width).columns(head * depth, depth);
+                // dP = da V^T, then through the sigmoid or softmax.
+                ds.fill(0.0);
+                add_product(da, v.transposed(), &mut ds, tokens);
+                let rows = ds.chunks_exact_mut(tokens).zip(self.weights[of_square.clone()].chunks_exact(tokens));
+                for (ds, weights) in rows {
+                    match self.style {
+                        Style::Gates => {
+                            for ((ds, s), grad) in ds.iter_mut().zip(weights).zip(&mut bias_grads) {
+                                *ds *= s * (1.0 - s);
+                                *grad += *ds;
+                                *ds *= scale;
+                            }
+                        }
+                        Style::Usual => {
+                            let mean: f32 = ds.iter().zip(weights).map(|(d, p)| d * p).sum();
+                            ds.iter_mut().zip(weights).for_each(|(d, p)| *d = p * (*d - mean) * scale);
+                        }
                     }
                 }
-                Style::Usual => {
-                    for (ds, p) in ds.chunks_exact_mut(tokens).zip(weights.chunks_exact(tokens)) {
-                        let mean: f32 = ds.iter().zip(p).map(|(d, p)| d * p).sum();
-                        ds.iter_mut().zip(p).for_each(|(d, p)| *d = p * (*d - mean));
-                    }
-                }
+                let (p, ds) = (Matrix::new(&self.p[of_square], tokens), Matrix::new(&ds, tokens));
+                let [dq, dk, dv] = [0, 1, 2].map(|which| which * width + head * depth);
+                add_product(ds, k, &mut dwires[dq..], 3 * width);
+                add_product(ds.transposed(), q, &mut dwires[dk..], 3 * width);
+                add_product(p.transposed(), da, &mut dwires[dv..], 3 * width);
             }
-            ds.iter_mut().for_each(|d| *d *= scale);
-            rows_by_matrix(da, &self.p[of_square], tokens, &mut dv[of_block.clone()]);
-            rows_by_matrix(q, &ds, tokens, &mut dk[of_block.clone()]);
-            transpose(&ds, tokens, &mut transposed);
-            rows_by_matrix(k, &transposed, tokens, &mut dq[of_block]);
         }
-        let mut dqkv = vec![0.0; 3 * da.len()];
-        self.scatter(&dq, &mut dqkv, 0, 3 * self.width);
-        self.scatter(&dk, &mut dqkv, self.width, 3 * self.width);
-        self.scatter(&dv, &mut dqkv, 2 * self.width, 3 * self.width);
-        self.qkv.backward(&dqkv)
+        self.score_bias.grad[0] += bias_grads.iter().sum::<f32>();
+        self.qkv.backward(&dwires)
+    }
+
+    /// Queries, keys and values of one head of one example: a row per token.
+    fn of_head<'a>(&self, wires: &'a [f32], head: usize) -> [Matrix<'a>; 3] {
+        let all = Matrix::new(wires, 3 * self.width);
+        [0, 1, 2].map(|which| all.columns(which * self.width + head * self.depth(), self.depth()))
     }
 
     pub(crate) fn params(&mut self) -> impl Iterator<Item = &mut Param> {
         self.qkv.params().chain(std::iter::once(&mut self.score_bias))
-    }
-
-    fn gather(&self, rows: &[f32], first: usize) -> Vec<f32> {
-        let mut blocks = vec![0.0; rows.len() / 3];
-        self.gather_into(rows, first, 3 * self.width, &mut blocks);
-        blocks
-    }
-
-    /// Rows of tokens to `d x L` blocks.
-    fn gather_into(&self, rows: &[f32], first: usize, stride: usize, blocks: &mut [f32]) {
-        let size = self.tokens * self.width;
-        let examples = rows.chunks_exact(self.tokens * stride).zip(blocks.chunks_exact_mut(size));
-        for (rows, blocks) in examples {
-            for (t, row) in rows.chunks_exact(stride).enumerate() {
-                for c in 0..self.width {
-                    blocks[c * self.tokens + t] = row[first + c];
-                }
-            }
-        }
-    }
-
-    /// The inverse of `gather_into`.
-    fn scatter(&self, blocks: &[f32], rows: &mut [f32], first: usize, stride: usize) {
-        let size = self.tokens * self.width;
-        let examples = rows.chunks_exact_mut(self.tokens * stride).zip(blocks.chunks_exact(size));
-        for (rows, blocks) in examples {
-            for (t, row) in rows.chunks_exact_mut(stride).enumerate() {
-                for c in 0..self.width {
-                    row[first + c] = blocks[c * self.tokens + t];
-                }
-            }
-        }
-    }
-}
-
-/// `out[t][j] += scale * sum_d a[d][t] b[d][j]`.
-fn outer_sums(a: &[f32], b: &[f32], scale: f32, tokens: usize, out: &mut [f32]) {
-    for (a, b) in a.chunks_exact(tokens).zip(b.chunks_exact(tokens)) {
-        for (out, &a) in out.chunks_exact_mut(tokens).zip(a) {
-            let a = a * scale;
-            for (out, b) in out.iter_mut().zip(b) {
-                *out += a * b;
-            }
-        }
-    }
-}
-
-/// `out[d][t] += sum_j a[d][j] m[j][t]`.
-fn rows_by_matrix(a: &[f32], m: &[f32], tokens: usize, out: &mut [f32]) {
-    for (a, out) in a.chunks_exact(tokens).zip(out.chunks_exact_mut(tokens)) {
-        for (m, &a) in m.chunks_exact(tokens).zip(a) {
-            for (out, m) in out.iter_mut().zip(m) {
-                *out += a * m;
-            }
-        }
-    }
-}
-
-fn transpose(m: &[f32], size: usize, out: &mut [f32]) {
-    for (i, row) in m.chunks_exact(size).enumerate() {
-        for (j, v) in row.iter().enumerate() {
-            out[j * size + i] = *v;
-        }
     }
 }

@@ -46,12 +46,12 @@ impl Block {
         if let Some(sub) = &mut self.attention {
             let z = sub.norm.forward(x, mode);
             let a = sub.inner.forward(z, mode);
-            add(x, &sub.back.forward(a));
+            sub.back.add_forward(a, x);
         }
         if let Some(sub) = &mut self.feed_forward {
             let z = sub.norm.forward(x, mode);
             let g = sub.inner.forward(z, mode);
-            add(x, &sub.back.forward(g));
+            sub.back.add_forward(g, x);
         }
     }
 
@@ -59,12 +59,12 @@ impl Block {
         if let Some(sub) = &mut self.feed_forward {
             let dg = sub.back.backward(dx);
             let dz = sub.inner.backward(dg);
-            sub.norm.backward(&dz, dx);
+            sub.norm.backward(&dz, &sub.inner.inner.input, dx);
         }
         if let Some(sub) = &mut self.attention {
             let da = sub.back.backward(dx);
             let dz = sub.inner.backward(&da);
-            sub.norm.backward(&dz, dx);
+            sub.norm.backward(&dz, &sub.inner.qkv.input, dx);
         }
     }
 
@@ -74,11 +74,5 @@ impl Block {
         attention
             .flat_map(|sub| sub.inner.params().chain(sub.back.params()))
             .chain(feed_forward.flat_map(|sub| sub.inner.params().chain(sub.back.params())))
-    }
-}
-
-fn add(x: &mut [f32], y: &[f32]) {
-    for (x, y) in x.iter_mut().zip(y) {
-        *x += y;
     }
 }

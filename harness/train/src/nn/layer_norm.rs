@@ -5,14 +5,13 @@ const EPSILON: f32 = 1e-5;
 #[derive(Clone, Debug)]
 pub(crate) struct LayerNorm {
     width: usize,
-    normal: Vec<f32>,
     /// One per row.
     scale: Vec<f32>,
 }
 
 impl LayerNorm {
     pub(crate) fn new(width: usize) -> Self {
-        Self { width, normal: Vec::new(), scale: Vec::new() }
+        Self { width, scale: Vec::new() }
     }
 
     pub(crate) fn forward(&mut self, x: &[f32]) -> Vec<f32> {
@@ -26,14 +25,13 @@ impl LayerNorm {
             row.iter_mut().for_each(|v| *v = (*v - mean) * scale);
             self.scale.push(scale);
         }
-        self.normal.clone_from(&z);
         z
     }
 
     /// Adds the gradient of the input to `dx`.
-    pub(crate) fn backward(&mut self, dz: &[f32], dx: &mut [f32]) {
+    pub(crate) fn backward(&self, dz: &[f32], z: &[f32], dx: &mut [f32]) {
         let n = self.width as f32;
-        let rows = dz.chunks_exact(self.width).zip(self.normal.chunks_exact(self.width));
+        let rows = dz.chunks_exact(self.width).zip(z.chunks_exact(self.width));
         for ((dx, (dz, z)), scale) in dx.chunks_exact_mut(self.width).zip(rows).zip(&self.scale) {
             let mean_dz = dz.iter().sum::<f32>() / n;
             let mean_dz_z = dz.iter().zip(z).map(|(d, z)| d * z).sum::<f32>() / n;

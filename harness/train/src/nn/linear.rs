@@ -12,7 +12,8 @@ pub(crate) struct Linear {
     pub(crate) bias: Option<Param>,
     pub(crate) inputs: usize,
     pub(crate) outputs: usize,
-    input: Vec<f32>,
+    /// Of the last forward pass.
+    pub(crate) input: Vec<f32>,
 }
 
 impl Linear {
@@ -37,10 +38,15 @@ impl Linear {
             Some(bias) => bias.value.repeat(rows),
             None => vec![0.0; rows * self.outputs],
         };
-        let weight = Matrix::new(&self.weight.value, self.inputs).transposed();
-        multiply(Matrix::new(&x, self.inputs), weight, &mut y, true);
-        self.input = x;
+        self.add_forward(x, &mut y);
         y
+    }
+
+    /// Adds `W x` to `y`.
+    pub(crate) fn add_forward(&mut self, x: Vec<f32>, y: &mut [f32]) {
+        let weight = Matrix::new(&self.weight.value, self.inputs).transposed();
+        multiply(Matrix::new(&x, self.inputs), weight, y, true);
+        self.input = x;
     }
 
     /// Adds to the gradients of weight and bias.

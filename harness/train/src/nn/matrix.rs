@@ -1,4 +1,7 @@
-//! The three products that a linear layer and its gradients need, over `matrixmultiply`.
+//! Borrowed matrices, and the three products that a linear layer and its gradients need, over
+//! `matrixmultiply`.
+
+use std::array::from_fn;
 
 /// A borrowed row-major matrix, possibly to be read transposed.
 #[derive(Clone, Copy)]
@@ -16,6 +19,44 @@ impl<'a> Matrix<'a> {
         Self { data, rows: data.len() / cols, cols, row_stride: cols, col_stride: 1 }
     }
 
+    /// `cols` columns from `first` on.
+    pub(crate) fn columns(self, first: usize, cols: usize) -> Self {
+        assert!(first + cols <= self.cols, "no such columns");
+        Self { data: &self.data[first * self.col_stride..], cols, ..self }
+    }
+
+    pub(crate) const fn rows(&self) -> usize {
+        self.rows
+    }
+
+    pub(crate) const fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// A copy of `ROWS x COLS` entries, zeros outside the matrix.
+    #[inline]
+    pub(crate) fn panel<const ROWS: usize, const COLS: usize>(self, top: usize, left: usize) -> [[f32; COLS]; ROWS] {
+        if self.col_stride == 1 {
+            return self.panel_of_rows(top, left);
+        }
+        let across: [[f32; ROWS]; COLS] = self.transposed().panel_of_rows(left, top);
+        from_fn(|i| from_fn(|j| across[j][i]))
+    }
+
+    #[inline]
+    fn panel_of_rows<const ROWS: usize, const COLS: usize>(self, top: usize, left: usize) -> [[f32; COLS]; ROWS] {
+        let mut panel = [[0.0; COLS]; ROWS];
+        let cols = COLS.min(self.cols - left);
+        for (i, row) in panel.iter_mut().enumerate().take(self.rows - top) {
+            let data = &self.data[(top + i) * self.row_stride + left..];
+            match data.first_chunk() {
+                Some(whole) if cols == COLS => *row = *whole,
+                _ => row[..cols].copy_from_slice(&data[..cols]),
+            }
+        }
+        panel
+    }
+
     pub(crate) fn transposed(self) -> Self {
         Self { rows: self.cols, cols: self.rows, row_stride: self.col_stride, col_stride: self.row_stride, ..self }
     }
@@ -25,7 +66,7 @@ impl<'a> Matrix<'a> {
 pub(crate) fn multiply(a: Matrix, b: Matrix, out: &mut [f32], accumulate: bool) {
     assert!(a.cols == b.rows && out.len() == a.rows * b.cols, "shapes do not match");
     // SAFETY: `Matrix::new` tied rows x cols and strides to the length of `data`, transposition
-    // swaps both pairs, and the shapes were just checked, so every access is in bounds.
+    // swaps both pairs, `columns` keeps within them, and the shapes were just checked, so every access is in bounds.
     unsafe {
         matrixmultiply::sgemm(
             a.rows,

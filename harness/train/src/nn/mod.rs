@@ -13,12 +13,14 @@ pub(crate) mod linear;
 pub(crate) mod loss;
 pub(crate) mod matrix;
 pub(crate) mod model;
+pub(crate) mod noise;
 pub(crate) mod norm;
 pub(crate) mod optimiser;
 pub(crate) mod param;
 pub(crate) mod quantiser;
+pub(crate) mod small;
 
-use crate::rng::Rng;
+use noise::Noise;
 
 /// How one forward pass is to be run.
 #[derive(Clone, Debug)]
@@ -38,7 +40,7 @@ pub(crate) enum Rounding {
     /// Take the nearest step: the integer reference.
     Nearest,
     /// Up or down at random, unbiased: what the protocol's carry does, and the training noise.
-    Stochastic(Rng),
+    Stochastic(Noise),
 }
 
 impl Mode {

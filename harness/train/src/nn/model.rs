@@ -69,10 +69,9 @@ impl Model {
         let mut pooled = vec![0.0; x.len() / tokens];
         for (pooled, example) in pooled.chunks_exact_mut(width).zip(x.chunks_exact(tokens * width)) {
             for row in example.chunks_exact(width) {
-                for (p, x) in pooled.iter_mut().zip(row) {
-                    *p += x / tokens as f32;
-                }
+                pooled.iter_mut().zip(row).for_each(|(p, x)| *p += x);
             }
+            pooled.iter_mut().for_each(|p| *p /= tokens as f32);
         }
         let z = self.norm.forward(&pooled, mode);
         self.head.forward(z)
@@ -83,7 +82,7 @@ impl Model {
         let Shape { tokens, width, .. } = self.shape;
         let dz = self.head.backward(dlogits);
         let mut dpooled = vec![0.0; dz.len()];
-        self.norm.backward(&dz, &mut dpooled);
+        self.norm.backward(&dz, &self.head.input, &mut dpooled);
         let mut dx = Vec::with_capacity(dpooled.len() * tokens);
         for row in dpooled.chunks_exact(width) {
             for _ in 0..tokens {

@@ -26,10 +26,11 @@ impl Norm {
         }
     }
 
-    pub(crate) fn backward(&mut self, dz: &[f32], dx: &mut [f32]) {
+    /// Adds the gradient of the input to `dx`; `z` is what the last forward pass returned.
+    pub(crate) fn backward(&self, dz: &[f32], z: &[f32], dx: &mut [f32]) {
         match self {
-            Self::Batch(norm) => norm.backward(dz, dx),
-            Self::Layer(norm) => norm.backward(dz, dx),
+            Self::Batch(norm) => norm.backward(dz, z, dx),
+            Self::Layer(norm) => norm.backward(dz, z, dx),
         }
     }
 }

@@ -31,15 +31,14 @@ impl Optimiser {
         let (unbias1, unbias2) = (1.0 - BETA1.powi(power), 1.0 - BETA2.powi(power));
         for param in model.params() {
             let keep = if param.decays { 1.0 - rate * self.decay } else { 1.0 };
-            for i in 0..param.value.len() {
-                let g = param.grad[i] * shrink;
-                let m1 = &mut param.moment1[i];
-                let m2 = &mut param.moment2[i];
+            let moments = param.moment1.iter_mut().zip(&mut param.moment2);
+            for ((value, grad), (m1, m2)) in param.value.iter_mut().zip(&mut param.grad).zip(moments) {
+                let g = *grad * shrink;
                 *m1 = BETA1 * *m1 + (1.0 - BETA1) * g;
                 *m2 = BETA2 * *m2 + (1.0 - BETA2) * g * g;
                 let direction = *m1 / unbias1 / ((*m2 / unbias2).sqrt() + 1e-8);
-                param.value[i] = param.value[i] * keep - rate * direction;
-                param.grad[i] = 0.0;
+                *value = *value * keep - rate * direction;
+                *grad = 0.0;
             }
         }
     }

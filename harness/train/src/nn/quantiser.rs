@@ -1,5 +1,6 @@
 //! A wire's step: where training rounds, and what export divides by.
 
+use super::noise::LANES;
 use super::{Mode, Rounding};
 
 /// Rounds a wire to multiples of its step; the gradient passes straight through.
@@ -21,26 +22,28 @@ fn nearest(x: f32) -> f32 {
 impl Quantiser {
     pub(crate) fn apply(&mut self, x: &mut [f32], mode: &mut Mode) {
         if mode.observe {
-            self.seen = x.iter().fold(self.seen, |max, v| max.max(v.abs()));
+            // Without their signs, floats are in the order of their bits, whose maximum vectorises.
+            let largest = x.iter().fold(0, |max, v| v.abs().to_bits().cast_signed().max(max));
+            self.seen = self.seen.max(f32::from_bits(largest.cast_unsigned()));
         }
-        let inverse = self.step.recip();
+        let (step, inverse) = (self.step, self.step.recip());
         match &mut mode.rounding {
             Rounding::Off => {}
             Rounding::Nearest => {
                 for v in x {
-                    *v = nearest(*v * inverse) * self.step;
+                    *v = nearest(*v * inverse) * step;
                 }
             }
-            Rounding::Stochastic(rng) => {
-                let step = self.step;
-                for pair in x.chunks_mut(2) {
-                    let bits = rng.next_u64();
-                    for (v, bits) in pair.iter_mut().zip([bits >> 40, bits & 0xFF_FFFF]) {
-                        // Adding uniform noise of one step, centred, before rounding to nearest.
-                        let noise = bits as u32 as f32 / (1u32 << 24) as f32 - 0.5;
+            Rounding::Stochastic(noise) => {
+                // Uniform noise of one step, centred, before rounding to nearest.
+                let mut round = |values: &mut [f32]| {
+                    for (v, noise) in values.iter_mut().zip(noise.draw()) {
                         *v = nearest(*v * inverse + noise) * step;
                     }
-                }
+                };
+                let (lanes, rest) = x.as_chunks_mut::<LANES>();
+                lanes.iter_mut().for_each(|values| round(values));
+                round(rest);
             }
         }
     }
@@ -64,6 +67,7 @@ impl Quantiser {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::nn::noise::Noise;
     use crate::rng::Rng;
 
     #[test]
@@ -73,7 +77,7 @@ mod tests {
         quantiser.apply(&mut x, &mut Mode::NEAREST.clone());
         assert_eq!(x, [0.5, -0.5, 1.0]);
         let mut mode = Mode::NEAREST;
-        mode.rounding = Rounding::Stochastic(Rng::new(1, "test"));
+        mode.rounding = Rounding::Stochastic(Noise::new(Rng::new(1, "test")));
         let mut x = vec![0.3; 100_000];
         quantiser.apply(&mut x, &mut mode);
         let mean = x.iter().sum::<f32>() / x.len() as f32;
