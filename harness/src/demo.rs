@@ -4,25 +4,22 @@
 //! measured at the device's socket and in the server's turns; the cost model's figures are compared
 //! with it, and the links' latencies computed from it.
 
-use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::Args;
 use secure_router::board::{self, Board};
 use secure_router::pool::{Examples, Pool, slot_name};
-use secure_router::provision;
-use secure_router::server::Record;
 use secure_router_core::circuit::{Program, Slot};
 use secure_router_core::cost::{Cost, router_scores};
 use secure_router_core::routing::Routing;
 use secure_router_core::session::LinkProfile;
-use secure_router_core::spec::{ModelSpec, PoolSpec};
+use secure_router_core::spec::ModelSpec;
 use serde::Serialize;
 
 use crate::infer::{Answer, TILE, progress};
 use crate::links::LINKS;
+use crate::parties::Parties;
 
 /// The committed pool.
 pub(crate) const POOL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/pools/speech/pool.safetensors");
@@ -145,9 +142,7 @@ impl Demo {
         let lambda = self.lambda.unwrap_or(pool.lambda);
         let slots = self.slots(&pool)?;
 
-        let directory = tempfile()?;
-        let outcome = self.measure(directory.path(), &pool, &examples, &slots, count, step, lambda);
-        let cases = outcome?;
+        let cases = self.measure(&pool, &examples, &slots, count, step, lambda)?;
         let report = self.report(&pool, &slots, &cases, total, count, lambda)?;
         print(&report);
         if let Some(path) = &self.json {
@@ -183,10 +178,8 @@ impl Demo {
     }
 
     /// Runs the three parties and collects every answer.
-    #[expect(clippy::too_many_arguments, reason = "one run's whole plan")]
     fn measure(
         &self,
-        directory: &Path,
         pool: &Pool,
         examples: &Examples,
         slots: &[Slot],
@@ -194,37 +187,8 @@ impl Demo {
         step: usize,
         lambda: u16,
     ) -> Result<Vec<Case>> {
-        let keys = directory.join("keys");
-        let device_keys = provision::provision(&keys, "demo")?;
-        let (server_keys, dealer_keys, _) = provision::paths(&keys, "demo");
-        let records = directory.join("records");
-
-        let (_dealer, dealer_address) = Process::listening(
-            party("deal")
-                .arg("--listen=127.0.0.1:0")
-                .arg("--keys")
-                .arg(dealer_keys)
-                .arg("--store")
-                .arg(directory.join("dealer.redb")),
-        )?;
-        let (_server, server_address) = Process::listening(
-            party("serve")
-                .args(["--listen=127.0.0.1:0", "--dealer", &dealer_address])
-                .args(self.logits.then_some("--logits"))
-                .arg(format!("--routing={}", self.routing))
-                .arg("--keys")
-                .arg(server_keys)
-                .arg("--pool")
-                .arg(&self.pool)
-                .arg("--stock")
-                .arg(directory.join("stock.redb"))
-                .arg("--records")
-                .arg(&records),
-        )?;
-        eprintln!(
-            "dealer on {dealer_address}, server on {server_address}, {count} inputs to each of {} programs",
-            slots.len()
-        );
+        let parties = Parties::start(&self.pool, self.logits, self.routing)?;
+        eprintln!("{parties}, {count} inputs to each of {} programs", slots.len());
         let scores = router_scores(&pool.spec, lambda, Self::allowed(slots), &self.link)?;
         let bar = progress((count * slots.len()) as u64);
         let mut cases = Vec::with_capacity(count * slots.len());
@@ -232,11 +196,7 @@ impl Demo {
         let hides = |slot: &Slot| *slot == Slot::Router && self.routing == Routing::Device;
         let (hidden, plain): (Vec<Slot>, Vec<Slot>) = slots.iter().partition(|slot| hides(slot));
         for slots in [plain, hidden].iter().filter(|slots| !slots.is_empty()) {
-            let mut device = party("device");
-            device.args(["--json", "--server", &server_address, "--keys"]).arg(&device_keys);
-            device.arg("--counters").arg(directory.join("counters")).arg("--inputs").arg(&self.inputs);
-            device.arg(format!("--count={count}")).arg(format!("--step={step}")).arg(format!("--lambda={lambda}"));
-            device.arg(format!("--link={},{}", self.link.bytes_per_second, f64::from(self.link.round_trip_us) / 1e3));
+            let mut device = parties.device(&self.inputs, count, step, lambda, &self.link);
             if slots.iter().any(hides) {
                 device.arg("--hidden");
             } else {
@@ -245,19 +205,18 @@ impl Demo {
             if let Some(board) = self.device {
                 device.arg(format!("--device=qemu:{}", board.name));
             }
-            let (mut device, lines) = Process::start(&mut device)?;
-            for line in lines.lines() {
-                let answer: Answer =
-                    serde_json::from_str(&line?).context("the device said something else than an answer")?;
+            parties.answers(&mut device, |answer| {
                 cases.push(case(pool, examples, &scores, answer)?);
                 bar.inc(1);
-            }
-            let status = device.0.wait()?;
-            ensure!(status.success(), "the device process failed");
+                Ok(())
+            })?;
         }
         bar.finish_and_clear();
         ensure!(cases.len() == count * slots.len(), "the device gave {} answers", cases.len());
-        count_trips(&pool.spec, &records, &mut cases)?;
+        let mut trips = parties.half_trips()?;
+        for case in &mut cases {
+            case.half_trips = trips.of(&pool.spec, case.slot, case.model)?;
+        }
         Ok(cases)
     }
 
@@ -391,25 +350,6 @@ fn case(pool: &Pool, examples: &Examples, scores: &[i32], answer: Answer) -> Res
     Ok(Case { answer, slot, model, label, reference, reference_model, half_trips: 0 })
 }
 
-/// Adds the turns that the server counted: its records stand in the order of the answers.
-fn count_trips(pool: &PoolSpec, records: &Path, cases: &mut [Case]) -> Result<()> {
-    let text = std::fs::read_to_string(records).context("the server left no records")?;
-    let mut records = text.lines();
-    for case in cases {
-        let programs = match pool.routing {
-            _ if case.slot == case.model => 1,
-            Routing::Device => pool.slots().count(),
-            _ if pool.router_answers(case.model) => 1,
-            _ => 2,
-        };
-        for _ in 0..programs {
-            let record: Record = serde_json::from_str(records.next().context("the server left too few records")?)?;
-            case.half_trips += record.half_trips;
-        }
-    }
-    Ok(())
-}
-
 fn print(report: &Report) {
     println!(
         "{}: {} of {} test inputs, answered under the protocol\n",
@@ -481,44 +421,4 @@ fn print(report: &Report) {
             .collect::<Vec<_>>()
             .join("; ")
     );
-}
-
-pub(crate) fn party(command: &str) -> Command {
-    let mut party = Command::new(std::env::current_exe().unwrap_or_else(|_| "secure-router".into()));
-    party.arg(command);
-    party
-}
-
-/// A party's process; ended when it goes out of scope.
-pub(crate) struct Process(Child);
-
-impl Process {
-    fn start(command: &mut Command) -> Result<(Self, BufReader<ChildStdout>)> {
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("cannot start a party")?;
-        let stdout = child.stdout.take().context("a party has no output")?;
-        Ok((Self(child), BufReader::new(stdout)))
-    }
-
-    /// Starts a party that listens, and waits until it says where.
-    pub(crate) fn listening(command: &mut Command) -> Result<(Self, String)> {
-        let (process, mut output) = Self::start(command)?;
-        let mut line = String::new();
-        output.read_line(&mut line)?;
-        match line.trim().strip_prefix("listening on ") {
-            Some(address) => Ok((process, address.to_owned())),
-            None => bail!("a party did not start"),
-        }
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// A directory of this run's own, removed at the end.
-pub(crate) fn tempfile() -> Result<tempfile::TempDir> {
-    tempfile::Builder::new().prefix("secure-router-").tempdir().context("cannot make a temporary directory")
 }

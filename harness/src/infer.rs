@@ -348,7 +348,7 @@ impl Device {
         let examples = Examples::of_any_length(&self.inputs)?;
         let chosen = self.chosen(&examples)?;
         board::build(board)?;
-        let directory = crate::demo::tempfile()?;
+        let directory = crate::parties::tempfile()?;
         let inputs: Vec<&[i16]> = chosen.iter().map(|(_, input)| *input).collect();
         let files = board::Files::write(directory.path(), &provision::read(keys)?, counters, &inputs)?;
         let plan = board::Plan {

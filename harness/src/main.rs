@@ -6,7 +6,9 @@ mod demo;
 mod infer;
 mod links;
 mod measure;
+mod parties;
 mod policy;
+mod report;
 mod serve;
 
 use std::path::PathBuf;
@@ -43,6 +45,8 @@ enum Command {
     Device(infer::Device),
     /// Prints the cost model of a pool.
     Cost(cost::CostOf),
+    /// Runs the protocol on a test split and reports what models and router are worth, as a page and as JSON.
+    Report(report::Report),
     /// Measures the device party on boards in QEMU: bytes, stack, instructions.
     Measure(measure::Measure),
     /// The trainer, a program of its own: `cargo build --release -p secure-router-train`.
@@ -102,6 +106,7 @@ fn run(arguments: Arguments) -> Result<()> {
         Command::Prepare(prepare) => prepare.run(),
         Command::Device(device) => device.run(),
         Command::Cost(cost) => cost.run(),
+        Command::Report(report) => report.run(),
         Command::Measure(measure) => measure.run(),
         Command::Train { arguments } => train(&arguments),
     }

@@ -17,7 +17,7 @@ use secure_router::pool::{Examples, Pool};
 use secure_router::provision;
 use secure_router_core::circuit::Slot;
 
-use crate::demo::{Process, party, tempfile};
+use crate::parties::{Process, party, tempfile};
 
 #[derive(Args)]
 pub(crate) struct Measure {

@@ -2,14 +2,17 @@
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::str::FromStr;
 
 use anyhow::{Context, Result, bail};
-use blake2::Blake2sMac256;
 use blake2::digest::{KeyInit, Mac};
+use blake2::{Blake2s256, Blake2sMac256, Digest};
 use safetensors::{Dtype, SafeTensors};
 use secure_router_core::channel::StaticSecret;
-use secure_router_core::circuit::{Program, Slot};
+use secure_router_core::circuit::{CircuitError, Combination, Combine, Gate, Operand, Party, Program, Slot, Wire};
 use secure_router_core::clear::{self, Nearest, Parameters};
+use secure_router_core::cost::Cost;
+use secure_router_core::model::UTILITY_MAX;
 use secure_router_core::routing::Routing;
 use secure_router_core::spec::{Output, PoolSpec, SpecError};
 use secure_router_core::text;
@@ -39,6 +42,10 @@ pub struct Pool {
     pub lambda: u16,
     /// Names of the classes, or their numbers.
     pub classes: Vec<String>,
+    /// What else the trainer says of it.
+    pub about: HashMap<String, String>,
+    /// Probability that the least utility stands for.
+    utility_floor: f64,
     programs: Vec<(Slot, Secrets)>,
 }
 
@@ -47,7 +54,7 @@ impl Pool {
     /// [`with_routing`](Self::with_routing).
     ///
     /// # Errors
-    /// Says what the file lacks, or which length does not fit the spec.
+    /// Says what the file lacks, which length does not fit the spec, or that spec, weights and costs disagree.
     pub fn load(path: &Path) -> Result<Self> {
         let bytes = std::fs::read(path).with_context(|| format!("cannot read the pool {}", path.display()))?;
         Self::from_bytes(&bytes).with_context(|| format!("{} is not a valid pool", path.display()))
@@ -78,14 +85,19 @@ impl Pool {
                 tables: shorts(&file, &format!("{name}.tables"))?,
             };
             secrets.parameters().check(&Program::of(&spec, slot)?.layout()?).with_context(|| name.clone())?;
+            agrees(&about, &name, &Cost::of(&spec, slot, 1)?)?;
             programs.push((slot, secrets));
+        }
+        if spec.edition != edition(&programs) {
+            bail!("weights and spec are not of one training");
         }
         let classes: Vec<String> = match about.get("classes") {
             Some(names) => names.split(',').map(str::to_owned).collect(),
             None => (0..spec.classes).map(|class| class.to_string()).collect(),
         };
         let lambda = number(&about, "lambda")?.unwrap_or(0);
-        Ok(Self { spec, lambda, classes, programs })
+        let utility_floor = number(&about, "utility_floor")?.unwrap_or(0.0);
+        Ok(Self { spec, lambda, classes, about, utility_floor, programs })
     }
 
     /// Lets devices learn every class's logit.
@@ -134,22 +146,89 @@ impl Pool {
         self.spec.slots().find(|slot| slot_name(&self.spec, *slot) == name)
     }
 
+    /// What a utility stands for: how likely the model is to be right.
+    #[must_use]
+    pub fn probability(&self, utility: i32) -> f64 {
+        self.utility_floor + (1.0 - self.utility_floor) * f64::from(utility) / f64::from(UTILITY_MAX)
+    }
+
+    /// The router's utilities of `input`, one per model, by the clear-text reference.
+    ///
+    /// # Errors
+    /// As [`reference`](Self::reference).
+    pub fn utilities(&self, input: &[i16]) -> Result<Vec<i32>> {
+        struct Find(Option<Combine>);
+        impl Party for Find {
+            type Error = CircuitError;
+            fn gate(&mut self, gate: &Gate) -> Result<(), CircuitError> {
+                if let Operand::Combine(combine) = gate.operand
+                    && combine.combination == Combination::Differences
+                {
+                    self.0.get_or_insert(combine);
+                }
+                Ok(())
+            }
+        }
+        let mut find = Find(None);
+        Program::of(&self.spec, Slot::Router)?.walk(&mut find)?;
+        let compared = find.0.context("the router compares nothing")?;
+        let scores = vec![0; self.spec.models.len()];
+        let (arena, _) = self.run(Slot::Router, input, &scores)?;
+        let items = arena.get(compared.wire.at as usize..).context("no utilities")?;
+        Ok(items.iter().take(self.spec.models.len()).map(|utility| *utility as i32).collect())
+    }
+
     /// The clear-text reference, rounding to nearest: logits, or the router's one-hot, which private
     /// routing opens as an index.
     ///
     /// # Errors
     /// [`clear::ClearError`], and a slot that the pool does not have.
     pub fn reference(&self, slot: Slot, input: &[i16], scores: &[i32]) -> Result<Vec<i64>> {
-        let program = Program::of(&self.spec, slot)?;
-        let secrets = self.secrets(slot).context("the pool has no such program")?;
-        let mut arena = vec![0; program.layout()?.arena as usize];
-        let mut scratch = vec![0; clear::scratch_elements(&program)?];
-        let wire = clear::run(&program, &secrets.parameters(), input, scores, &mut arena, &mut scratch, &mut Nearest)?;
+        let (arena, wire) = self.run(slot, input, scores)?;
         arena
             .get(wire.at as usize..)
             .and_then(|rest| rest.get(..wire.elements() as usize))
             .map(<[_]>::to_vec)
             .context("no output")
+    }
+
+    /// All wires, and which is the last.
+    fn run(&self, slot: Slot, input: &[i16], scores: &[i32]) -> Result<(Vec<i64>, Wire)> {
+        let program = Program::of(&self.spec, slot)?;
+        let secrets = self.secrets(slot).context("the pool has no such program")?;
+        let mut arena = vec![0; program.layout()?.arena as usize];
+        let mut scratch = vec![0; clear::scratch_elements(&program)?];
+        let wire = clear::run(&program, &secrets.parameters(), input, scores, &mut arena, &mut scratch, &mut Nearest)?;
+        Ok((arena, wire))
+    }
+}
+
+/// The trainer's name of the contents, as the file holds it: without a key, and never sent to anyone.
+fn edition(programs: &[(Slot, Secrets)]) -> [u8; 16] {
+    let mut hash = Blake2s256::new();
+    hash.update(b"secure-router pool edition");
+    // The router comes last.
+    let (routers, models): (Vec<_>, Vec<_>) = programs.iter().partition(|(slot, _)| *slot == Slot::Router);
+    for (_, Secrets { weights, biases, tables }) in models.into_iter().chain(routers) {
+        let weights: Vec<u8> = weights.iter().flat_map(|v| v.to_le_bytes()).collect();
+        let biases: Vec<u8> = biases.iter().flat_map(|v| v.to_le_bytes()).collect();
+        let tables: Vec<u8> = tables.iter().flat_map(|v| v.to_le_bytes()).collect();
+        for part in [weights, biases, tables] {
+            hash.update((part.len() as u64).to_le_bytes());
+            hash.update(&part);
+        }
+    }
+    let digest = hash.finalize();
+    std::array::from_fn(|i| digest[i])
+}
+
+/// Whether the program `name` costs here what its router was trained for.
+fn agrees(about: &HashMap<String, String>, name: &str, cost: &Cost) -> Result<()> {
+    let here = format!("{} bytes, {} half trips", cost.online.bytes(), cost.online.half_trips);
+    match about.get(&format!("{name} cost")) {
+        Some(there) if *there == here => Ok(()),
+        Some(there) => bail!("`{name}` was trained at a cost of {there}, and has {here}: train the pool again"),
+        None => bail!("the file names no cost of `{name}`: train the pool again"),
     }
 }
 
@@ -177,8 +256,8 @@ fn shorts(file: &SafeTensors<'_>, name: &str) -> Result<Vec<i16>> {
     Ok(bytes.as_chunks::<2>().0.iter().map(|b| i16::from_le_bytes(*b)).collect())
 }
 
-fn number(about: &HashMap<String, String>, key: &str) -> Result<Option<u16>> {
-    about.get(key).map(|text| text.parse().with_context(|| format!("`{key}` is not a number"))).transpose()
+fn number<T: FromStr>(about: &HashMap<String, String>, key: &str) -> Result<Option<T>> {
+    about.get(key).map(|text| text.parse().ok().with_context(|| format!("`{key}` is not a number"))).transpose()
 }
 
 /// Labelled inputs, in the steps that the pool takes.
@@ -255,6 +334,44 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a test")]
 
     use super::*;
+
+    /// The committed pool's file with other metadata or tensors.
+    fn changed(change: impl FnOnce(&mut HashMap<String, String>, &mut HashMap<String, Vec<u8>>)) -> Result<Pool> {
+        let bytes = std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/pools/speech/pool.safetensors")).unwrap();
+        let file = SafeTensors::deserialize(&bytes).unwrap();
+        let mut about = SafeTensors::read_metadata(&bytes).unwrap().1.metadata().clone().unwrap();
+        let mut tensors: HashMap<String, Vec<u8>> = HashMap::new();
+        let mut kinds = HashMap::new();
+        for (name, view) in file.tensors() {
+            kinds.insert(name.clone(), view.dtype());
+            tensors.insert(name, view.data().to_vec());
+        }
+        change(&mut about, &mut tensors);
+        let views = tensors.iter().map(|(name, data)| {
+            let kind = kinds[name];
+            (name, safetensors::tensor::TensorView::new(kind, vec![data.len() * 8 / kind.bitsize()], data).unwrap())
+        });
+        Pool::from_bytes(&safetensors::serialize(views.collect::<Vec<_>>(), Some(about)).unwrap())
+    }
+
+    #[test]
+    fn a_pool_loads_only_if_spec_weights_and_cost_agree() {
+        let error = |change: fn(&mut HashMap<String, String>, &mut HashMap<String, Vec<u8>>)| {
+            format!("{:#}", changed(change).err().unwrap())
+        };
+        assert!(changed(|_, _| ()).is_ok());
+        assert_eq!(
+            error(|_, tensors| tensors.get_mut("large.weights").unwrap()[7] ^= 1),
+            "weights and spec are not of one training"
+        );
+        assert!(error(|_, tensors| tensors.get_mut("large.weights").unwrap().truncate(8)).starts_with("large: "));
+        let costs = error(|about, _| drop(about.insert("small cost".to_owned(), "1 bytes, 2 half trips".to_owned())));
+        assert!(costs.starts_with("`small` was trained at a cost of 1 bytes, 2 half trips, and has "), "{costs}");
+        assert_eq!(
+            error(|about, _| drop(about.remove("router cost"))),
+            "the file names no cost of `router`: train the pool again"
+        );
+    }
 
     #[test]
     fn texts_are_inputs_of_a_pool_of_text_alone() {

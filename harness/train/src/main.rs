@@ -107,14 +107,14 @@ enum Command {
         #[arg(long)]
         group: Option<String>,
     },
-    /// Train a float transformer of the largest model's size, for comparison
+    /// Train a float transformer of the size of a pool's largest model, for comparison
     Baseline {
         /// Directory that holds the train file
         #[arg(long)]
         data: PathBuf,
-        /// Everything random follows from this number
-        #[arg(long, default_value_t = 1)]
-        seed: u64,
+        /// Directory of the pool; its seed decides the folds
+        #[arg(long)]
+        pool: PathBuf,
         /// A smoke test in seconds, of little accuracy
         #[arg(long)]
         quick: bool,
@@ -152,6 +152,7 @@ impl Link {
 }
 
 const TRAIN_FILE: &str = "train.safetensors";
+const POOL_FILE: &str = "pool.safetensors";
 const TEST_FILE: &str = "test.safetensors";
 
 fn main() -> ExitCode {
@@ -193,11 +194,11 @@ fn run(command: Command) -> Result<()> {
             print!("{text}");
             std::fs::write(&out, text).with_context(|| format!("cannot write {}", out.display()))
         }
-        Command::Baseline { data, seed, quick } => {
-            run::baseline(data::read_train(&data.join(TRAIN_FILE))?, seed, quick)
+        Command::Baseline { data, pool, quick } => {
+            run::baseline(data::read_train(&data.join(TRAIN_FILE))?, &pool.join(POOL_FILE), quick)
         }
         Command::Evaluate { pool, test, lambda } => {
-            evaluate::run(&pool.join("pool.safetensors"), &test.unwrap_or_else(|| pool.join(TEST_FILE)), lambda)
+            evaluate::run(&pool.join(POOL_FILE), &test.unwrap_or_else(|| pool.join(TEST_FILE)), lambda)
         }
     }
 }

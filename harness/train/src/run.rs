@@ -14,7 +14,7 @@ use crate::rng::Rng;
 use crate::router::{Judgements, Router, TrainedRouter, Utilities, train_router};
 use crate::task::{Choice, Task};
 use crate::train::Recipe;
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 use rayon::prelude::*;
 use secure_router_core::circuit::Slot;
 use secure_router_core::clear::Nearest;
@@ -190,17 +190,23 @@ fn percentages(shares: &[f64]) -> String {
     shares.iter().map(|s| format!("{:.1} %", 100.0 * s)).collect::<Vec<_>>().join(" / ")
 }
 
-/// Trains the largest model's float counterpart with layer norm and softmax on the same folds, and
-/// prints what both styles reach on validation.
-pub(crate) fn baseline(train: Dataset, seed: u64, quick: bool) -> Result<()> {
-    let (train, task) = prepare(train, None, quick)?;
+/// Trains the float counterpart of the largest model of the pool in `out`, with layer norm and softmax, on the same
+/// folds, and prints what both reach on validation.
+pub(crate) fn baseline(train: Dataset, pool: &Path, quick: bool) -> Result<()> {
+    let (_, about) = Pool::read(pool)?;
+    let entry = |key: &str| about.get(key).with_context(|| format!("{} names no {key}", pool.display()));
+    ensure!(*entry("task")? == train.name, "{} is a pool of another task", pool.display());
+    let chosen: Vec<Choice> = serde_json::from_str(entry("recipe")?)?;
+    let seed = entry("seed")?.parse()?;
+    let (train, task) = prepare(train, Some(&chosen), quick)?;
     let largest = task.models.last().context("the task has no model")?;
+    println!("{}: {}: {}", train.name, largest.name, entry(&largest.name)?);
     let usual = Recipe { name: "usual".to_owned(), style: Style::Usual, ..largest.clone() };
     let run = CrossFit::new(&train, &task, seed, (usual.epochs * task.copies) as u64)?;
     let (out_of_fold, _) = run.train_models(&[usual], false)?;
     run.bar.finish_and_clear();
     println!(
-        "{}: validation {:.2} % in float with layer norm, softmax and GELU, {} parameters",
+        "{}: layer norm, softmax and GELU in float: validation {:.2} %, {} parameters",
         train.name,
         100.0 * run.float_accuracy(&out_of_fold, 0),
         out_of_fold[0][0].clone().size()

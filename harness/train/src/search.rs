@@ -15,6 +15,8 @@ const ROUNDS: [(f32, usize); 3] = [(0.2, 1), (0.5, 2), (1.0, 3)];
 /// A pool's next cheaper model takes at most this part of the time of the one before.
 const STEP: f64 = 0.6;
 const MODELS: usize = 4;
+/// Examples that are enough to rank shapes.
+const EXAMPLES: usize = 20_000;
 /// A model this far below the best is of no use to a router.
 const USEFUL: f64 = 0.08;
 
@@ -74,6 +76,7 @@ impl Candidate {
 
 /// Searches the space of `train`'s task and prints every round; the pool that it recommends, cheapest first.
 pub(crate) fn search(train: &Dataset, link: LinkProfile, seed: u64, quick: bool) -> Result<Vec<Choice>> {
+    let train = &train.clone().thinned(train.examples.len().div_ceil(EXAMPLES));
     let task = Task::of(train, None)?;
     let mut candidates = Vec::new();
     for choice in task.space.choices() {

@@ -58,7 +58,7 @@ pub(crate) enum Precision {
     /// 16-bit wires, activation tables of 8 bits.
     #[default]
     Usual,
-    /// 16-bit wires, activation tables of 10 bits: a quarter of the rounding noise for four times the stock.
+    /// 16-bit wires, activation tables of 12 bits: a sixteenth of the rounding noise for sixteen times the stock.
     Fine,
 }
 
@@ -66,7 +66,7 @@ impl Precision {
     const fn bits(self) -> Bits {
         match self {
             Self::Usual => BITS,
-            Self::Fine => Bits { ffn_in: opening(6, 10), ..BITS },
+            Self::Fine => Bits { ffn_in: opening(4, 12), ..BITS },
             Self::Coarse => Bits {
                 qkv: opening(5, 9),
                 score: opening(5, 8),

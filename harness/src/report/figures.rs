@@ -1,0 +1,291 @@
+//! What was recorded of one pool on its test split, and every figure that follows from it.
+
+use std::collections::BTreeMap;
+
+use secure_router_core::session::LinkProfile;
+use serde::{Deserialize, Serialize};
+
+use super::gates::ProgramCost;
+use super::plane::{Point, mixture, oracle};
+use super::statistics::{Bin, calibration_error, entropy, information, mean, noise_floor, reliability};
+
+/// Version of [`Records`] as JSON.
+pub(crate) const VERSION: u32 = 1;
+
+/// Everything that was recorded of one pool.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Records {
+    pub(crate) version: u32,
+    pub(crate) task: String,
+    /// The seed that the pool was trained from.
+    pub(crate) seed: String,
+    /// How the pool was trained, and what measured it, where and when.
+    pub(crate) trained_by: String,
+    pub(crate) measured_by: String,
+    pub(crate) machine: String,
+    pub(crate) date: String,
+    pub(crate) test_examples: usize,
+    pub(crate) classes: Vec<String>,
+    /// The pool's own lambda.
+    pub(crate) lambda: u16,
+    pub(crate) links: Vec<Link>,
+    /// The models, cheapest first, then the router.
+    pub(crate) programs: Vec<ProgramCost>,
+    /// Online bytes both ways and half trips of a request that is routed to each model.
+    pub(crate) routed_costs: Vec<(u64, u32)>,
+    /// Label of each input.
+    pub(crate) labels: Vec<usize>,
+    /// Utilities of each input in clear, as probabilities.
+    pub(crate) utilities: Vec<Vec<f64>>,
+    /// Per model, under the protocol.
+    pub(crate) fixed: Vec<Answers>,
+    /// Per lambda and link that the router reckons with.
+    pub(crate) routed: Vec<Routed>,
+}
+
+/// A link of the tables.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Link {
+    pub(crate) name: String,
+    pub(crate) bytes_per_second: u32,
+    pub(crate) round_trip_us: u32,
+}
+
+impl Link {
+    fn time_ms(&self, (bytes, half_trips): (u64, u32)) -> f64 {
+        let profile = LinkProfile { bytes_per_second: self.bytes_per_second, round_trip_us: self.round_trip_us };
+        profile.latency_us(bytes, half_trips) as f64 / 1e3
+    }
+}
+
+/// Answers to all inputs.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Answers {
+    pub(crate) classes: Vec<usize>,
+    /// Computing of all parties, with loopback.
+    pub(crate) ms: Vec<f32>,
+}
+
+/// Answers to all inputs, by the router.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Routed {
+    pub(crate) lambda: u16,
+    pub(crate) link: String,
+    /// The model that each input was sent to.
+    pub(crate) routes: Vec<usize>,
+    /// The model that the reference in clear, rounding to nearest, sends it to.
+    pub(crate) clear_routes: Vec<usize>,
+    pub(crate) answers: Answers,
+}
+
+/// All figures of one pool.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Figures {
+    pub(crate) accuracy: BTreeMap<String, f64>,
+    /// Online bytes of the router over those of the largest model.
+    pub(crate) router_overhead: f64,
+    pub(crate) links: BTreeMap<String, OnLink>,
+    pub(crate) calibration: BTreeMap<String, Calibration>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct OnLink {
+    pub(crate) fixed: BTreeMap<String, Point>,
+    /// The router at each lambda.
+    pub(crate) router: Vec<Operation>,
+    /// Points of a router that knows the answers.
+    pub(crate) oracle: Vec<Point>,
+    /// The most that the router is faster than the largest model at no more than half a point lost.
+    pub(crate) fastest_within_half_a_point: f64,
+    pub(crate) fastest_lambda: Option<u16>,
+    /// At no less accuracy than the cheapest model within half a point of the largest, how much faster than that model.
+    pub(crate) cheaper_than_best_fixed: f64,
+    pub(crate) best_fixed: String,
+}
+
+/// The router at one lambda.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Operation {
+    pub(crate) lambda: u16,
+    pub(crate) accuracy: f64,
+    pub(crate) latency_ms: f64,
+    pub(crate) bytes: f64,
+    pub(crate) round_trips: f64,
+    /// Against the largest model.
+    pub(crate) speed_up: f64,
+    pub(crate) points_lost: f64,
+    /// A blind mixture and a router that knows the answers, at this latency.
+    pub(crate) random: f64,
+    pub(crate) oracle: f64,
+    /// Part of the way from the one to the other.
+    pub(crate) gap_closed: f64,
+    pub(crate) above_all_lines: bool,
+    /// Part of the routes that are those in clear, rounding to nearest.
+    pub(crate) agreement: f64,
+    pub(crate) shares: Vec<f64>,
+    /// Shares by class.
+    pub(crate) shares_by_class: Vec<Vec<f64>>,
+    /// Bits that the route tells of the label, and of the answer; bits found where there is nothing; bits of a route.
+    pub(crate) label_bits: f64,
+    pub(crate) answer_bits: f64,
+    pub(crate) floor_bits: f64,
+    pub(crate) route_bits: f64,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Calibration {
+    pub(crate) error: f64,
+    pub(crate) bins: Vec<Bin>,
+}
+
+/// Half a point of accuracy, and what rounding leaves of it.
+const HALF_A_POINT: f64 = 0.005 + 1e-9;
+
+impl Records {
+    pub(crate) fn models(&self) -> usize {
+        self.fixed.len()
+    }
+
+    pub(crate) fn model(&self, index: usize) -> &str {
+        self.programs.get(index).map_or("", |program| &program.name)
+    }
+
+    fn right(&self, answers: &Answers, input: usize) -> bool {
+        answers.classes.get(input) == self.labels.get(input)
+    }
+
+    fn accuracy(&self, answers: &Answers) -> f64 {
+        mean((0..self.labels.len()).map(|i| f64::from(self.right(answers, i))))
+    }
+
+    pub(crate) fn figures(&self) -> Figures {
+        let named = |of: &dyn Fn(usize) -> f64| (0..self.models()).map(|m| (self.model(m).to_owned(), of(m))).collect();
+        let bytes = |program: &ProgramCost| (program.up + program.down) as f64;
+        let largest = self.models().checked_sub(1).and_then(|last| self.programs.get(last)).map_or(1.0, bytes);
+        Figures {
+            accuracy: named(&|m| self.fixed.get(m).map_or(0.0, |answers| self.accuracy(answers))),
+            router_overhead: self.programs.last().map_or(0.0, bytes) / largest,
+            links: self.links.iter().map(|link| (link.name.clone(), self.on_link(link))).collect(),
+            calibration: self.calibration(),
+        }
+    }
+
+    fn calibration(&self) -> BTreeMap<String, Calibration> {
+        let mut all: BTreeMap<String, Vec<(f64, bool)>> = BTreeMap::new();
+        for (m, answers) in self.fixed.iter().enumerate() {
+            let each =
+                self.utilities.iter().enumerate().filter_map(|(i, u)| Some((*u.get(m)?, self.right(answers, i))));
+            all.insert(self.model(m).to_owned(), each.collect());
+        }
+        let own = self.routed.iter().find(|routed| routed.lambda == self.lambda);
+        if let Some(routed) = own {
+            let each = routed.routes.iter().zip(&self.utilities).enumerate();
+            let of = |(i, (m, u)): (usize, (&usize, &Vec<f64>))| Some((*u.get(*m)?, self.right(&routed.answers, i)));
+            all.insert("routed".to_owned(), each.filter_map(of).collect());
+        }
+        let of = |(name, predictions): (String, Vec<(f64, bool)>)| {
+            let bins = reliability(&predictions);
+            (name, Calibration { error: calibration_error(&bins), bins })
+        };
+        all.into_iter().map(of).collect()
+    }
+
+    fn on_link(&self, link: &Link) -> OnLink {
+        let program_time = |m: usize| self.programs.get(m).map_or(0.0, |p| link.time_ms((p.up + p.down, p.half_trips)));
+        let fixed: Vec<Point> = self
+            .fixed
+            .iter()
+            .enumerate()
+            .map(|(m, answers)| Point {
+                latency_ms: program_time(m) + mean(answers.ms.iter().map(|ms| f64::from(*ms))),
+                accuracy: self.accuracy(answers),
+            })
+            .collect();
+        // Computing of a route that was never taken: the router's and the model's.
+        let computing = |m: usize| {
+            let taken = self.routed.iter().flat_map(|r| r.routes.iter().zip(&r.answers.ms).filter(|(to, _)| **to == m));
+            let taken: Vec<f64> = taken.map(|(_, ms)| f64::from(*ms)).collect();
+            let apart = [0, m]
+                .into_iter()
+                .filter_map(|m| self.fixed.get(m))
+                .flat_map(|a| a.ms.first())
+                .map(|ms| f64::from(*ms));
+            if taken.is_empty() { apart.sum() } else { mean(taken.into_iter()) }
+        };
+        let routed: Vec<f64> =
+            self.routed_costs.iter().enumerate().map(|(m, cost)| link.time_ms(*cost) + computing(m)).collect();
+        let right: Vec<Vec<bool>> =
+            (0..self.labels.len()).map(|i| self.fixed.iter().map(|answers| self.right(answers, i)).collect()).collect();
+
+        let of_link = self.routed.iter().filter(|r| r.link == link.name);
+        let router: Vec<Operation> = of_link.map(|r| self.operation(link, r, &fixed, &right, &routed)).collect();
+        let largest = fixed.last().copied().unwrap_or(Point { latency_ms: 1.0, accuracy: 0.0 });
+        let fastest = router.iter().filter(|o| o.accuracy >= largest.accuracy - HALF_A_POINT);
+        let fastest = fastest.max_by(|a, b| a.speed_up.total_cmp(&b.speed_up));
+        let near = fixed.iter().enumerate().filter(|(_, p)| p.accuracy >= largest.accuracy - HALF_A_POINT);
+        let best = near.min_by(|a, b| a.1.latency_ms.total_cmp(&b.1.latency_ms));
+        let (best, best_point) = best.map_or((self.models() - 1, largest), |(m, point)| (m, *point));
+        let as_good = router.iter().filter(|o| o.accuracy >= best_point.accuracy).map(|o| o.latency_ms);
+        let steps = (0..=60).map(|i| {
+            let (low, high) = (routed.iter().copied().fold(f64::MAX, f64::min), largest.latency_ms);
+            low * (high / low).powf(f64::from(i) / 60.0)
+        });
+        OnLink {
+            oracle: steps
+                .map(|latency_ms| Point { latency_ms, accuracy: oracle(&right, &routed, latency_ms) })
+                .collect(),
+            fastest_within_half_a_point: fastest.map_or(0.0, |o| o.speed_up),
+            fastest_lambda: fastest.map(|o| o.lambda),
+            cheaper_than_best_fixed: best_point.latency_ms / as_good.fold(f64::INFINITY, f64::min),
+            best_fixed: self.model(best).to_owned(),
+            fixed: fixed.into_iter().enumerate().map(|(m, point)| (self.model(m).to_owned(), point)).collect(),
+            router,
+        }
+    }
+
+    fn operation(
+        &self,
+        link: &Link,
+        routed: &Routed,
+        fixed: &[Point],
+        right: &[Vec<bool>],
+        routed_ms: &[f64],
+    ) -> Operation {
+        let costs = || routed.routes.iter().filter_map(|m| self.routed_costs.get(*m)).copied();
+        let time = mean(costs().map(|cost| link.time_ms(cost)));
+        let latency_ms = time + mean(routed.answers.ms.iter().map(|ms| f64::from(*ms)));
+        let accuracy = self.accuracy(&routed.answers);
+        let largest = fixed.last().copied().unwrap_or(Point { latency_ms: 1.0, accuracy: 0.0 });
+        let (random, oracle) = (mixture(fixed, latency_ms), oracle(right, routed_ms, latency_ms));
+        let share = |inputs: &[usize], model: usize| {
+            mean(inputs.iter().map(|i| f64::from(u8::from(routed.routes.get(*i) == Some(&model)))))
+        };
+        let all: Vec<usize> = (0..self.labels.len()).collect();
+        let shares = |inputs: &[usize]| (0..self.models()).map(|m| share(inputs, m)).collect::<Vec<f64>>();
+        let of_class = |class: usize| -> Vec<usize> {
+            all.iter().copied().filter(|i| self.labels.get(*i) == Some(&class)).collect()
+        };
+        let same = routed.routes.iter().zip(&routed.clear_routes).filter(|(a, b)| a == b).count();
+        let count = |m: usize| routed.routes.iter().filter(|route| **route == m).count();
+        Operation {
+            lambda: routed.lambda,
+            accuracy,
+            latency_ms,
+            bytes: mean(costs().map(|(bytes, _)| bytes as f64)),
+            round_trips: mean(costs().map(|(_, half)| f64::from(half) / 2.0)),
+            speed_up: largest.latency_ms / latency_ms,
+            points_lost: 100.0 * (largest.accuracy - accuracy),
+            random,
+            oracle,
+            gap_closed: if oracle > random { (accuracy - random) / (oracle - random) } else { 0.0 },
+            above_all_lines: accuracy > random,
+            agreement: same as f64 / all.len().max(1) as f64,
+            shares: shares(&all),
+            shares_by_class: (0..self.classes.len()).map(|class| shares(&of_class(class))).collect(),
+            label_bits: information(&routed.routes, &self.labels),
+            answer_bits: information(&routed.routes, &routed.answers.classes),
+            floor_bits: noise_floor(&routed.routes, &self.labels),
+            route_bits: entropy((0..self.models()).map(count)),
+        }
+    }
+}
