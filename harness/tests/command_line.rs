@@ -74,3 +74,54 @@ fn nobody_listening_is_said() {
     assert!(run(directory.path(), &["provision", "--device", "desktop"]).status.success());
     fails_with(directory.path(), &["device", "--server", "127.0.0.1:1"], "cannot reach the server at 127.0.0.1:1");
 }
+
+#[test]
+fn a_report_is_one_page_whose_figures_are_those_of_the_parties() {
+    let directory = tempfile::tempdir().unwrap();
+    let here = directory.path();
+    fails_with(here, &["report"], "give --html or --json");
+    fails_with(here, &["report", "--pool", "nowhere", "--json", "r.json"], "cannot read the pool nowhere");
+    fails_with(
+        here,
+        &["report", "--links", "uart,pigeon", "--json", "r.json"],
+        "a link of a report is uart, ble or lan",
+    );
+
+    let quick =
+        ["report", "--count", "4", "--lambdas", "200", "--links", "uart", "--html", "r.html", "--json", "r.json"];
+    let output = run(here, &quick);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let report: serde_json::Value = serde_json::from_slice(&std::fs::read(here.join("r.json")).unwrap()).unwrap();
+    let costs: serde_json::Value = serde_json::from_slice(&run(here, &["cost", "--json"]).stdout).unwrap();
+    for cost in costs.as_array().unwrap() {
+        let programs = report["records"]["programs"].as_array().unwrap();
+        let program = programs.iter().find(|program| program["name"] == cost["name"]).unwrap();
+        assert_eq!((&program["up"], &program["down"]), (&cost["online_up_bytes"], &cost["online_down_bytes"]));
+    }
+    assert_eq!(report["records"]["labels"].as_array().unwrap().len(), 4);
+    // The pool's own lambda and the other one: a higher one is never dearer.
+    let routed = report["figures"]["links"]["uart"]["router"].as_array().unwrap();
+    assert_eq!(routed.len(), 2);
+    assert!(routed.is_sorted_by(|a, b| a["bytes"].as_f64().unwrap() >= b["bytes"].as_f64().unwrap()));
+
+    let page = std::fs::read_to_string(here.join("r.html")).unwrap();
+    for foreign in ["http://", "https://", "src=", "<script", "@import", "url("] {
+        assert!(!page.contains(foreign), "the page holds `{foreign}`");
+    }
+    assert!(page.starts_with("<!DOCTYPE html>") && page.ends_with("</html>"));
+
+    fails_with(here, &["report", "--merge", "r.json", "r.json", "--json", "m.json"], "two reports are of seed");
+    std::fs::write(here.join("other.json"), "{}").unwrap();
+    fails_with(
+        here,
+        &["report", "--merge", "other.json", "--json", "m.json"],
+        "other.json is not the report of one pool",
+    );
+    assert!(run(here, &["report", "--merge", "r.json", "--json", "m.json", "--html", "m.html"]).status.success());
+    let merged: serde_json::Value = serde_json::from_slice(&std::fs::read(here.join("m.json")).unwrap()).unwrap();
+    let accuracy = &merged["figures"]["accuracy"]["large"];
+    assert_eq!(
+        (&accuracy["mean"], accuracy["deviation"].as_f64()),
+        (&report["figures"]["accuracy"]["large"], Some(0.0))
+    );
+}

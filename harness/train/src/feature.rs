@@ -163,9 +163,9 @@ impl Features {
         out
     }
 
-    /// Shifted by up to two pixels, mirrored half of the time, a little brighter or noisier.
+    /// Shifted by up to a pixel, mirrored half of the time, a little brighter or noisier.
     fn moved(&self, example: &Example, side: usize, order: &[usize], rng: &mut Rng) -> Vec<f32> {
-        const SHIFT: usize = 2;
+        const SHIFT: usize = 1;
         let (down, right) = (rng.below(2 * SHIFT + 1), rng.below(2 * SHIFT + 1));
         let mirrored = rng.unit() < 0.5;
         let (gain, level) = (1.0 + 0.1 * rng.normal(), rng.between(0.0, 0.1));

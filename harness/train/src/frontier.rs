@@ -65,6 +65,8 @@ pub(crate) struct Operation {
     pub(crate) lambda: u16,
     /// Part of the cases answered rightly.
     pub(crate) accuracy: f64,
+    /// The same as the router expects it, by its calibrated utilities: in steps, a mean over the cases.
+    pub(crate) expected: f64,
     /// Part of the cases sent to each model.
     pub(crate) shares: Vec<f64>,
     /// Mean online time, router included, in microseconds.
@@ -92,20 +94,28 @@ pub(crate) fn agreement(one: &[Case], other: &[Case], prices: &Prices, lambda: u
 pub(crate) fn operate(cases: &[Case], prices: &Prices, lambda: u16) -> Result<Operation> {
     let costs = prices.scores(lambda)?;
     let mut counts = vec![0usize; costs.len()];
-    let mut right = 0usize;
+    let (mut right, mut expected) = (0usize, 0.0);
     for case in cases {
         let chosen = case.route(&costs);
+        expected += f64::from(case.utilities[chosen]);
         counts[chosen] += 1;
         right += usize::from(case.in_range && case.right[chosen]);
     }
     let n = cases.len().max(1) as f64;
     let shares: Vec<f64> = counts.iter().map(|&c| c as f64 / n).collect();
     let time = shares.iter().zip(&prices.routed).map(|(s, &t)| s * t as f64).sum();
-    Ok(Operation { lambda, accuracy: right as f64 / n, shares, time, cost: time / prices.dearest() })
+    Ok(Operation {
+        lambda,
+        accuracy: right as f64 / n,
+        expected: expected / n,
+        shares,
+        time,
+        cost: time / prices.dearest(),
+    })
 }
 
-/// Accuracy that the recommended `lambda` may give up against the largest model: half of the half point
-/// that is worth mentioning, the other half being the noise of a small validation.
+/// Accuracy that the recommended `lambda` may be expected to give up against the largest model: half of the half point
+/// that is worth mentioning, the other half being for what validation cannot know.
 const TOLERANCE: f64 = 0.0025;
 
 /// Operations over a grid of lambdas, dearest first; of equal ones the first.
@@ -117,12 +127,14 @@ pub(crate) fn operations(cases: &[Case], prices: &Prices) -> Result<Vec<Operatio
     Ok(curve)
 }
 
-/// The cheapest operation that loses little against the largest model's `accuracy`; the
-/// best one if all lose more.
-pub(crate) fn choose(curve: &[Operation], accuracy: f64) -> Option<&Operation> {
-    let good = curve.iter().filter(|o| o.accuracy >= accuracy - TOLERANCE);
+/// The cheapest operation that is expected to lose little against always the largest model, where a step of utility is
+/// `step`; the best one if all lose more. Expectations are steadier than hits: these differ in few examples.
+pub(crate) fn choose<'c>(cases: &[Case], curve: &'c [Operation], step: f64) -> Option<&'c Operation> {
+    let last = |case: &Case| case.utilities.last().copied().map_or(0.0, f64::from);
+    let largest = cases.iter().map(last).sum::<f64>() / cases.len().max(1) as f64;
+    let good = curve.iter().filter(|o| step * (largest - o.expected) <= TOLERANCE);
     good.min_by(|a, b| a.time.total_cmp(&b.time))
-        .or_else(|| curve.iter().max_by(|a, b| a.accuracy.total_cmp(&b.accuracy)))
+        .or_else(|| curve.iter().max_by(|a, b| a.expected.total_cmp(&b.expected)))
 }
 
 /// Accuracy of the best mixture of fixed models, without a router, at a mean time of `time`: the
@@ -167,7 +179,7 @@ mod tests {
 
     #[test]
     fn lambda_sends_easy_cases_to_the_cheap_model() {
-        let easy = || Case { utilities: vec![250, 100, 254], right: vec![true, false, true], in_range: true };
+        let easy = || Case { utilities: vec![254, 100, 254], right: vec![true, false, true], in_range: true };
         let hard = || Case { utilities: vec![100, 100, 250], right: vec![false, false, true], in_range: true };
         let cases: Vec<Case> = (0..100).map(|i| if i % 10 == 0 { hard() } else { easy() }).collect();
         let train = toy("sensor", 6, 128, 40);
@@ -175,13 +187,15 @@ mod tests {
         let prices = Prices::of(&pool.spec, LinkProfile::UART).unwrap();
         let curve = operations(&cases, &prices).unwrap();
         assert!(curve.windows(2).all(|pair| pair[1].time < pair[0].time), "a higher lambda is cheaper");
-        let chosen = choose(&curve, 1.0).unwrap();
+        let chosen = choose(&cases, &curve, 1.0 / 255.0).unwrap();
         assert_eq!(chosen.accuracy, 1.0);
         assert!((chosen.shares[2] - 0.1).abs() < 1e-9);
         let time = 0.9 * prices.routed[0] as f64 + 0.1 * prices.routed[2] as f64;
         assert!((chosen.time - time).abs() < 1e-6 * time);
-        // Nothing is as good as more than all: the best is taken.
-        assert_eq!(choose(&curve, 1.1).unwrap().accuracy, 1.0);
+        // Where every one is expected to lose too much the best is taken.
+        let worse: Vec<Operation> =
+            curve.iter().map(|o| Operation { expected: o.expected - 5.0, ..o.clone() }).collect();
+        assert_eq!(choose(&cases, &worse, 1.0).unwrap().accuracy, 1.0);
         // This router is as good as one that knows the answers, and better than a blind mixture.
         assert_eq!(oracle(&cases, &prices, chosen.time + 1.0), 1.0);
         assert!((oracle(&cases, &prices, prices.routed[0] as f64) - 0.9).abs() < 1e-9);

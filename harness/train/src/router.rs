@@ -147,6 +147,11 @@ impl Utilities {
         self.calibrations.iter().zip(outputs).map(|(c, &o)| c.probability(o)).collect()
     }
 
+    /// What one step of utility is worth, as a probability.
+    pub(crate) fn step(&self) -> f64 {
+        f64::from(1.0 - self.floor) / f64::from(UTILITY_MAX)
+    }
+
     fn steps(&self, logit: f32) -> f32 {
         UTILITY_MAX as f32 * ((sigmoid(logit) - self.floor) / (1.0 - self.floor)).max(0.0)
     }

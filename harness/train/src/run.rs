@@ -91,7 +91,7 @@ pub(crate) fn run(train: Dataset, options: &Options) -> Result<()> {
     let at_random = run.router_cases(&pool.spec, &routers, &judgements.folds, right, &mut rounded)?;
     let prices = Prices::of(&pool.spec, LinkProfile::UART)?;
     let curve = operations(&cases, &prices)?;
-    let chosen = choose(&curve, accuracy(&cases, models.len() - 1)).context("no operation to choose from")?;
+    let chosen = choose(&cases, &curve, utilities.step()).context("no operation to choose from")?;
     pool.programs.insert(0, last.answering);
     pool.programs.push(last.integers);
     pool.spec.edition = Pool::edition(&pool.programs);
@@ -176,7 +176,7 @@ impl Report {
 }
 
 fn described(operation: &Operation) -> String {
-    let Operation { lambda, accuracy, time, cost, shares } = operation;
+    let Operation { lambda, accuracy, time, cost, shares, .. } = operation;
     format!(
         "lambda {lambda}: {:.2} % in {:.0} ms ({:.1} % of the largest), shares {}",
         100.0 * accuracy,

@@ -242,9 +242,9 @@ impl Plan {
             copies: 5,
             variants: 4,
             models: vec![
-                fine("micro", [16, 64, 0, 32, 1]),
-                usual("small", [16, 32, 2, 64, 1]),
-                usual("large", [16, 64, 4, 128, 4]),
+                fine("micro", [4, 64, 0, 32, 1]),
+                usual("small", [4, 64, 0, 64, 2]),
+                usual("large", [8, 64, 4, 128, 2]),
             ],
             space: Space { tokens: vec![4, 8, 16], most_layers: 4 },
             ends: Ends::of(train, FRAMES).with_more_room(),
@@ -256,18 +256,18 @@ impl Plan {
         let side = crate::import::SIDE;
         Self {
             arrangement: Arrangement::Picture { side, order: patches(side) },
-            mix: 0.2,
+            mix: 0.0,
             folds: 6,
             copies: 1,
             variants: 4,
             models: vec![
-                fine("micro", [1, 64, 0, 64, 1]),
-                usual("small", [16, 32, 2, 64, 1]),
-                usual("large", [16, 64, 4, 128, 4]),
+                fine("micro", [1, 128, 0, 128, 1]),
+                usual("small", [16, 32, 2, 64, 2]),
+                usual("large", [16, 64, 4, 128, 3]),
             ],
             space: Space { tokens: vec![1, 4, 16], most_layers: 4 },
             ends: Ends::of(train, side * side),
-            schedule: Schedule { small: (12, 0.003), large: (10, 0.002), router: 12 },
+            schedule: Schedule { small: (16, 0.004), large: (16, 0.004), router: 12 },
         }
     }
 
