@@ -100,7 +100,7 @@ pub struct ModelSpec {
 pub struct RouterSpec {
     /// The trunk. Its `output_bits` must equal `utility.bits()`.
     pub trunk: ModelSpec,
-    /// Index of the utility table; utilities are 0 to 255.
+    /// Index of the utility table; utilities are 0 to 255, in steps of probability from the pool's floor to 1.
     pub utility: Opening,
     /// 0; or the pool's classes, when the router has the first model's outputs beside its own and
     /// answers for it. The trunk then has the first model's shape and `utility` its

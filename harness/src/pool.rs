@@ -335,12 +335,15 @@ mod tests {
 
     use super::*;
 
+    type About = HashMap<String, String>;
+    type Tensors = HashMap<String, Vec<u8>>;
+
     /// The committed pool's file with other metadata or tensors.
-    fn changed(change: impl FnOnce(&mut HashMap<String, String>, &mut HashMap<String, Vec<u8>>)) -> Result<Pool> {
+    fn changed(change: impl FnOnce(&mut About, &mut Tensors)) -> Result<Pool> {
         let bytes = std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/pools/speech/pool.safetensors")).unwrap();
         let file = SafeTensors::deserialize(&bytes).unwrap();
         let mut about = SafeTensors::read_metadata(&bytes).unwrap().1.metadata().clone().unwrap();
-        let mut tensors: HashMap<String, Vec<u8>> = HashMap::new();
+        let mut tensors = Tensors::new();
         let mut kinds = HashMap::new();
         for (name, view) in file.tensors() {
             kinds.insert(name.clone(), view.dtype());
@@ -356,9 +359,7 @@ mod tests {
 
     #[test]
     fn a_pool_loads_only_if_spec_weights_and_cost_agree() {
-        let error = |change: fn(&mut HashMap<String, String>, &mut HashMap<String, Vec<u8>>)| {
-            format!("{:#}", changed(change).err().unwrap())
-        };
+        let error = |change: fn(&mut About, &mut Tensors)| format!("{:#}", changed(change).err().unwrap());
         assert!(changed(|_, _| ()).is_ok());
         assert_eq!(
             error(|_, tensors| tensors.get_mut("large.weights").unwrap()[7] ^= 1),

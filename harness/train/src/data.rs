@@ -1,7 +1,6 @@
-//! Labelled examples, their folds, and the two files that a split is written to. Training opens the
-//! train file only; the test file is read by the `evaluate` command alone.
+//! Labelled examples, their folds, and the train file. What is tested on is in `held_out.rs`.
 
-use crate::feature::Features;
+use crate::held_out::HeldOut;
 use crate::rng::Rng;
 use anyhow::{Context, Result, ensure};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
@@ -54,7 +53,7 @@ impl Dataset {
         for (i, example) in std::mem::take(&mut self.examples).into_iter().enumerate() {
             if is_test(i, &example) { test.push(example) } else { train.push(example) }
         }
-        Split { train: self.with(train), test: self.with(test) }
+        Split { train: self.with(train), test: HeldOut::new(self.with(test)) }
     }
 
     /// Every `step`-th example.
@@ -68,7 +67,7 @@ impl Dataset {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Split {
     pub(crate) train: Dataset,
-    pub(crate) test: Dataset,
+    pub(crate) test: HeldOut,
 }
 
 /// The split never changes with the training seed, so that every pool faces the same test file.
@@ -153,34 +152,6 @@ fn parse_train(bytes: &[u8]) -> Result<Dataset> {
     Ok(Dataset { kind: text("kind")?, name: text("name")?, channels, classes, source: text("source")?, examples })
 }
 
-/// Device inputs with their labels: what inference sees of the test examples.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct TestSet {
-    pub(crate) inputs: Vec<i8>,
-    pub(crate) input_len: usize,
-    pub(crate) labels: Vec<usize>,
-}
-
-/// Writes quantised test examples.
-pub(crate) fn write_test(path: &Path, test: &Dataset, features: &Features) -> Result<()> {
-    let inputs: Vec<u8> = test.examples.iter().flat_map(|e| features.quantised(e)).map(i8::cast_unsigned).collect();
-    let labels: Vec<u8> = test.examples.iter().map(|e| e.label as u8).collect();
-    let n = test.examples.len();
-    let tensors =
-        [("inputs", Dtype::I8, vec![n, features.inputs()], &inputs[..]), ("labels", Dtype::U8, vec![n], &labels)];
-    let about = [("source", test.source.clone()), ("classes", test.classes.join(","))];
-    write_tensors(path, &tensors, about.map(|(key, text)| (key.to_owned(), text)).into())
-}
-
-pub(crate) fn read_test(path: &Path) -> Result<TestSet> {
-    let bytes = read_file(path)?;
-    let file = SafeTensors::deserialize(&bytes).with_context(|| path.display().to_string())?;
-    let inputs = file.tensor("inputs")?;
-    let labels = file.tensor("labels")?.data().iter().map(|&b| usize::from(b)).collect();
-    let input_len = inputs.shape().get(1).copied().filter(|l| *l > 0).context("the inputs are not a table")?;
-    Ok(TestSet { inputs: inputs.data().iter().map(|&b| b.cast_signed()).collect(), input_len, labels })
-}
-
 type NamedTensor<'a> = (&'a str, Dtype, Vec<usize>, &'a [u8]);
 
 /// Writes tensors under their names.
@@ -208,7 +179,7 @@ fn sort_header(file: &[u8]) -> Result<Vec<u8>> {
     Ok([&(header.len() as u64).to_le_bytes()[..], &header, data].concat())
 }
 
-fn read_file(path: &Path) -> Result<Vec<u8>> {
+pub(crate) fn read_file(path: &Path) -> Result<Vec<u8>> {
     std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))
 }
 
@@ -251,8 +222,9 @@ mod tests {
     #[test]
     fn split_is_disjoint_and_complete() {
         let Split { train, test } = toy(100, 100).split(|i, _| i % 4 == 0);
-        assert_eq!((train.examples.len(), test.examples.len()), (75, 25));
-        assert!(test.examples.iter().all(|t| !train.examples.contains(t)));
+        let test = test.examples();
+        assert_eq!((train.examples.len(), test.len()), (75, 25));
+        assert!(test.iter().all(|t| !train.examples.contains(t)));
     }
 
     #[test]

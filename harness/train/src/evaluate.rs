@@ -1,7 +1,7 @@
 //! Measures a finished pool on the test file, once, with the integer reference.
 
-use crate::data::{TestSet, read_test};
 use crate::frontier::{Case, Prices, accuracy, agreement, mixture, operate, oracle};
+use crate::held_out::TestSet;
 use crate::nn::loss::argmax;
 use crate::pool::Pool;
 use crate::reference::{Interpreter, Stochastic};
@@ -19,7 +19,7 @@ const CHUNK: usize = 250;
 /// protocol rounds.
 pub(crate) fn run(pool_file: &Path, test_file: &Path, lambda: Option<u16>) -> Result<()> {
     let (pool, about) = Pool::read(pool_file)?;
-    let test = read_test(test_file)?;
+    let test = TestSet::read(test_file)?;
     ensure!(!test.labels.is_empty(), "the test file is empty");
     ensure!(
         test.input_len == usize::from(pool.spec.input_len),

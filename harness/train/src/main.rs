@@ -9,6 +9,7 @@ mod data;
 mod evaluate;
 mod feature;
 mod frontier;
+mod held_out;
 mod import;
 mod integer;
 mod lexicon;
@@ -26,6 +27,7 @@ mod train;
 use anyhow::{Context, Result, ensure};
 use clap::{Parser, Subcommand, ValueEnum};
 use data::Dataset;
+use held_out::HeldOut;
 use import::Columns;
 use secure_router_core::session::LinkProfile;
 use std::path::{Path, PathBuf};
@@ -204,7 +206,7 @@ fn run(command: Command) -> Result<()> {
 }
 
 /// The train split of a task; and of the user's own examples the test split, which is still to be written.
-fn examples(task: &str, data: &Path, columns: Columns) -> Result<(Dataset, Option<Dataset>)> {
+fn examples(task: &str, data: &Path, columns: Columns) -> Result<(Dataset, Option<HeldOut>)> {
     let (train, test) = if data.is_dir() {
         (data::read_train(&data.join(TRAIN_FILE))?, None)
     } else {
@@ -222,11 +224,11 @@ fn read_models(path: &Path) -> Result<Vec<task::Choice>> {
 }
 
 /// The test half, as the train half normalises it.
-fn write_test(out: &Path, train: &Dataset, test: &Dataset) -> Result<()> {
+fn write_test(out: &Path, train: &Dataset, test: &HeldOut) -> Result<()> {
     std::fs::create_dir_all(out).with_context(|| format!("cannot create {}", out.display()))?;
     let task = task::Task::of(train, None)?;
     let features = feature::Features::of(train, task.arrangement);
-    data::write_test(&out.join(TEST_FILE), test, &features)?;
-    println!("{} train and {} test examples", train.examples.len(), test.examples.len());
+    test.write(&out.join(TEST_FILE), &features)?;
+    println!("{} train and {} test examples", train.examples.len(), test.len());
     Ok(())
 }

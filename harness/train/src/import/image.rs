@@ -2,6 +2,7 @@
 
 use super::names;
 use crate::data::{Dataset, Example, Split};
+use crate::held_out::HeldOut;
 use anyhow::{Context, Result, ensure};
 use std::path::Path;
 
@@ -17,7 +18,7 @@ pub(super) fn split(dir: &Path) -> Result<Split> {
         };
         pictures(&read("images-idx3")?, &read("labels-idx1")?).with_context(|| format!("the {name} files"))
     };
-    Ok(Split { train: part("train")?, test: part("t10k")? })
+    Ok(Split { train: part("train")?, test: HeldOut::new(part("t10k")?) })
 }
 
 fn pictures(images: &[u8], labels: &[u8]) -> Result<Dataset> {

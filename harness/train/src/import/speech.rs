@@ -68,9 +68,9 @@ mod tests {
             recordings(&values, &[1; 1000], &(0..1000).map(|i| i % 10).collect::<Vec<_>>()).unwrap()
         };
         let first = split_classes(toy()).unwrap();
-        assert_eq!(first.test.examples.len(), TEST_PER_CLASS * CLASSES);
+        assert_eq!(first.test.len(), TEST_PER_CLASS * CLASSES);
         assert_eq!(first.train.examples.len(), 1000 - TEST_PER_CLASS * CLASSES);
-        assert!((0..10).all(|c| first.test.examples.iter().filter(|e| e.label == c).count() == TEST_PER_CLASS));
+        assert!((0..10).all(|c| first.test.examples().iter().filter(|e| e.label == c).count() == TEST_PER_CLASS));
         assert_eq!(split_classes(toy()).unwrap(), first);
     }
 }

@@ -246,8 +246,8 @@ mod tests {
     fn csv_is_split_class_by_class() {
         let split = csv_rows(&rows(100, ""), &columns()).unwrap().into_split("mine").unwrap();
         assert_eq!(split.train.classes, ["run", "walk"]);
-        assert_eq!((split.train.examples.len(), split.test.examples.len()), (80, 20));
-        assert_eq!(split.test.examples.iter().filter(|e| e.label == 0).count(), 10);
+        assert_eq!((split.train.examples.len(), split.test.len()), (80, 20));
+        assert_eq!(split.test.examples().iter().filter(|e| e.label == 0).count(), 10);
         let example = &split.train.examples[0];
         assert_eq!(example.values[1], 2.0 * example.values[0]);
         assert_eq!(example.label, usize::from((example.values[0] as usize).is_multiple_of(2)));
@@ -286,7 +286,7 @@ mod tests {
         let text = format!("a,who,label\n{}", (0..260).map(line).collect::<String>());
         let columns = Columns { label: "label".to_owned(), group: Some("who".to_owned()) };
         let split = csv_rows(&text, &columns).unwrap().into_split("mine").unwrap();
-        assert!(split.test.examples.iter().all(|t| split.train.examples.iter().all(|e| e.group != t.group)));
+        assert!(split.test.examples().iter().all(|t| split.train.examples.iter().all(|e| e.group != t.group)));
         assert_eq!(split.train.channels, 1);
     }
 
@@ -340,6 +340,6 @@ mod tests {
         let line = |i: usize| format!("item {},{}\n", i / 2, i / 2 % 2);
         let text = format!("text,label\n{}", (0..200).map(line).collect::<String>());
         let split = csv_rows(&text, &columns()).unwrap().into_split("mine").unwrap();
-        assert!(split.test.examples.iter().all(|t| split.train.examples.iter().all(|e| e.values != t.values)));
+        assert!(split.test.examples().iter().all(|t| split.train.examples.iter().all(|e| e.values != t.values)));
     }
 }
