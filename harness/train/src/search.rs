@@ -110,7 +110,11 @@ pub(crate) fn search(train: &Dataset, link: LinkProfile, seed: u64, quick: bool)
         3 => &["micro", "small", "large"],
         _ => &["micro", "small", "medium", "large"],
     };
-    Ok(chosen.into_iter().zip(names).map(|(c, name)| Choice { name: (*name).to_owned(), ..c.choice }).collect())
+    let mut models: Vec<Choice> =
+        chosen.into_iter().zip(names).map(|(c, name)| Choice { name: (*name).to_owned(), ..c.choice }).collect();
+    // The cheapest is the router's trunk, whose rounding changes routes.
+    models.iter_mut().take(1).for_each(|first| first.precision = Precision::Fine);
+    Ok(models)
 }
 
 /// Sets every candidate's accuracy.
