@@ -30,15 +30,9 @@ pub(crate) struct Judgements {
 }
 
 impl Judgements {
-    /// `out_of_fold[fold][model]` was trained without the examples of `fold`, `largest` with all. The first of
-    /// the `variants` is the example itself.
-    pub(crate) fn collect(
-        run: &CrossFit,
-        out_of_fold: &[Vec<Model>],
-        largest: &Model,
-        variants: usize,
-        fold_count: usize,
-    ) -> Self {
+    /// `out_of_fold[fold][model]` was trained without the examples of `fold`. The first of the `variants` is the
+    /// example itself. No teacher has seen an example that is validated: what it knows would spoil validation.
+    pub(crate) fn collect(run: &CrossFit, out_of_fold: &[Vec<Model>], variants: usize, fold_count: usize) -> Self {
         let (models, classes) = (out_of_fold[0].len(), run.classes());
         let judge = |i: usize| {
             let example = &run.data.examples[i];
@@ -51,7 +45,7 @@ impl Judgements {
             }
             let mut targets = vec![UNKNOWN; variants * (models + classes)];
             // The largest model comes last: it teaches the classes.
-            for (m, model) in unseen.map_or(std::slice::from_ref(largest), Vec::as_slice).iter().enumerate() {
+            for (m, model) in unseen.unwrap_or(&out_of_fold[0]).iter().enumerate() {
                 let logits = predict(&mut model.clone(), &inputs, &Mode::NEAREST);
                 let variants = softmax(&logits, classes);
                 for (p, targets) in variants.chunks_exact(classes).zip(targets.chunks_exact_mut(models + classes)) {

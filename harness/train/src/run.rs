@@ -66,8 +66,7 @@ pub(crate) fn run(train: Dataset, options: &Options) -> Result<()> {
     let (mut right, out_of_range) = run.out_of_fold_hits(models, &pool.spec, &out_of_fold)?;
 
     run.bar.set_message("router");
-    let largest = finals.last().context("a pool has a largest model")?;
-    let judgements = Judgements::collect(&run, &out_of_fold, largest, task.variants, router_folds);
+    let judgements = Judgements::collect(&run, &out_of_fold, task.variants, router_folds);
     let held_out: Vec<Option<usize>> = (0..router_folds).map(Some).chain([None]).collect();
     let train_one = |&fold: &Option<usize>| train_router(&judgements, &task.router, fold, options.seed, &run.bar);
     let mut routers: Vec<TrainedRouter> = held_out.par_iter().map(train_one).collect();
