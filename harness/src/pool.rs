@@ -88,7 +88,12 @@ impl Pool {
             agrees(&about, &name, &Cost::of(&spec, slot, 1)?)?;
             programs.push((slot, secrets));
         }
-        if spec.edition != edition(&programs) {
+        let (routers, models): (Vec<_>, Vec<_>) = spec.slots().partition(|slot| *slot == Slot::Router);
+        let parts = models.into_iter().chain(routers).flat_map(|slot| {
+            let name = slot_name(&spec, slot);
+            PARTS.map(|part| file.tensor(&format!("{name}.{part}")).map_or(&[][..], |view| view.data()))
+        });
+        if spec.edition != edition(parts) {
             bail!("weights and spec are not of one training");
         }
         let classes: Vec<String> = match about.get("classes") {
@@ -203,28 +208,32 @@ impl Pool {
     }
 }
 
-/// The trainer's name of the contents, as the file holds it: without a key, and never sent to anyone.
-fn edition(programs: &[(Slot, Secrets)]) -> [u8; 16] {
+/// What a file holds of a program.
+const PARTS: [&str; 3] = ["weights", "biases", "tables"];
+
+/// The trainer's name of a file's contents: without a key, and never sent to anyone. `parts` are the bytes of weights,
+/// biases and tables of each model, and then of the router.
+#[must_use]
+pub fn edition<'p>(parts: impl Iterator<Item = &'p [u8]>) -> [u8; 16] {
     let mut hash = Blake2s256::new();
     hash.update(b"secure-router pool edition");
-    // The router comes last.
-    let (routers, models): (Vec<_>, Vec<_>) = programs.iter().partition(|(slot, _)| *slot == Slot::Router);
-    for (_, Secrets { weights, biases, tables }) in models.into_iter().chain(routers) {
-        let weights: Vec<u8> = weights.iter().flat_map(|v| v.to_le_bytes()).collect();
-        let biases: Vec<u8> = biases.iter().flat_map(|v| v.to_le_bytes()).collect();
-        let tables: Vec<u8> = tables.iter().flat_map(|v| v.to_le_bytes()).collect();
-        for part in [weights, biases, tables] {
-            hash.update((part.len() as u64).to_le_bytes());
-            hash.update(&part);
-        }
+    for part in parts {
+        hash.update((part.len() as u64).to_le_bytes());
+        hash.update(part);
     }
     let digest = hash.finalize();
     std::array::from_fn(|i| digest[i])
 }
 
+/// What a file says of a program's `cost`.
+#[must_use]
+pub fn cost_line(cost: &Cost) -> String {
+    format!("{} bytes, {} half trips", cost.online.bytes(), cost.online.half_trips)
+}
+
 /// Whether the program `name` costs here what its router was trained for.
 fn agrees(about: &HashMap<String, String>, name: &str, cost: &Cost) -> Result<()> {
-    let here = format!("{} bytes, {} half trips", cost.online.bytes(), cost.online.half_trips);
+    let here = cost_line(cost);
     match about.get(&format!("{name} cost")) {
         Some(there) if *there == here => Ok(()),
         Some(there) => bail!("`{name}` was trained at a cost of {there}, and has {here}: train the pool again"),

@@ -1,13 +1,15 @@
 //! Small pools with random weights, and what each must answer, bit for bit.
 
+use std::collections::HashMap;
 use std::sync::OnceLock;
 
 use safetensors::tensor::{Dtype, TensorView, serialize};
-use secure_router::pool::Pool;
+use secure_router::pool::{Pool, cost_line, edition};
 use secure_router::provision::{DealerFile, ServerFile};
 use secure_router_core::channel::PublicKey;
 use secure_router_core::circuit::{Program, Slot};
 use secure_router_core::clear;
+use secure_router_core::cost::Cost;
 use secure_router_core::routing::Routing;
 use secure_router_core::spec::{MAX_SPEC_BYTES, ModelSpec, NamedModel, Opening, Output, PoolSpec, RouterSpec};
 
@@ -72,9 +74,10 @@ fn specs() -> [PoolSpec; 3] {
 fn file(spec: &PoolSpec, seed: u64) -> Vec<u8> {
     let mut chance = Chance(seed);
     let mut draw = move |limit: usize| chance.below(2 * limit + 1) as i32 - limit as i32;
-    let mut buffer = [0; MAX_SPEC_BYTES];
-    let mut parts = vec![("spec".to_owned(), Dtype::U8, spec.to_bytes(&mut buffer).unwrap().to_vec())];
-    for slot in spec.slots() {
+    let (mut parts, mut about) = (Vec::new(), HashMap::new());
+    // As a trainer writes it: the router last.
+    let (routers, models): (Vec<_>, Vec<_>) = spec.slots().partition(|slot| *slot == Slot::Router);
+    for slot in models.into_iter().chain(routers) {
         let layout = Program::of(spec, slot).unwrap().layout().unwrap();
         let name = secure_router::pool::slot_name(spec, slot);
         let mut shorts = |count: u32, limit| (0..count).map(|_| draw(limit) as i16).collect::<Vec<_>>();
@@ -89,12 +92,16 @@ fn file(spec: &PoolSpec, seed: u64) -> Vec<u8> {
         parts.push((format!("{name}.weights"), Dtype::I16, bytes(&weights)));
         parts.push((format!("{name}.biases"), Dtype::I32, biases));
         parts.push((format!("{name}.tables"), Dtype::I16, bytes(&tables)));
+        about.insert(format!("{name} cost"), cost_line(&Cost::of(spec, slot, 1).unwrap()));
     }
+    let spec = PoolSpec { edition: edition(parts.iter().map(|(_, _, data)| data.as_slice())), ..spec.clone() };
+    let mut buffer = [0; MAX_SPEC_BYTES];
+    parts.push(("spec".to_owned(), Dtype::U8, spec.to_bytes(&mut buffer).unwrap().to_vec()));
     let views = parts.iter().map(|(name, kind, data)| {
         let size = kind.bitsize() / 8;
         (name.as_str(), TensorView::new(*kind, vec![data.len() / size], data).unwrap())
     });
-    serialize(views, None).unwrap()
+    serialize(views, Some(about)).unwrap()
 }
 
 /// A pool, sealed as its server does.
