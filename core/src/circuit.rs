@@ -810,4 +810,28 @@ impl Program {
         self.walk(&mut find)?;
         Ok(find.found)
     }
+
+    /// All gates, in order, each by a walk of its own: for tools, not for parties.
+    pub fn gates(&self) -> impl Iterator<Item = Result<Gate, CircuitError>> {
+        (0..).map_while(|id| self.gate(id).transpose())
+    }
+
+    /// What the program compares first, and by [`Combination::Differences`]: of a router its utilities, and behind
+    /// them its own answer's logits.
+    ///
+    /// # Errors
+    /// [`CircuitError`].
+    pub fn compared(&self) -> Result<Option<Combine>, CircuitError> {
+        self.gates()
+            .find_map(|gate| match gate {
+                Ok(Gate { operand: Operand::Combine(combine), .. })
+                    if combine.combination == Combination::Differences =>
+                {
+                    Some(Ok(combine))
+                }
+                Ok(_) => None,
+                Err(error) => Some(Err(error)),
+            })
+            .transpose()
+    }
 }

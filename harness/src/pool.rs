@@ -9,7 +9,7 @@ use blake2::digest::{KeyInit, Mac};
 use blake2::{Blake2s256, Blake2sMac256, Digest};
 use safetensors::{Dtype, SafeTensors};
 use secure_router_core::channel::StaticSecret;
-use secure_router_core::circuit::{CircuitError, Combination, Combine, Gate, Operand, Party, Program, Slot, Wire};
+use secure_router_core::circuit::{Program, Slot, Wire};
 use secure_router_core::clear::{self, Nearest, Parameters};
 use secure_router_core::cost::Cost;
 use secure_router_core::model::UTILITY_MAX;
@@ -162,21 +162,7 @@ impl Pool {
     /// # Errors
     /// As [`reference`](Self::reference).
     pub fn utilities(&self, input: &[i16]) -> Result<Vec<i32>> {
-        struct Find(Option<Combine>);
-        impl Party for Find {
-            type Error = CircuitError;
-            fn gate(&mut self, gate: &Gate) -> Result<(), CircuitError> {
-                if let Operand::Combine(combine) = gate.operand
-                    && combine.combination == Combination::Differences
-                {
-                    self.0.get_or_insert(combine);
-                }
-                Ok(())
-            }
-        }
-        let mut find = Find(None);
-        Program::of(&self.spec, Slot::Router)?.walk(&mut find)?;
-        let compared = find.0.context("the router compares nothing")?;
+        let compared = Program::of(&self.spec, Slot::Router)?.compared()?.context("the router compares nothing")?;
         let scores = vec![0; self.spec.models.len()];
         let (arena, _) = self.run(Slot::Router, input, &scores)?;
         let items = arena.get(compared.wire.at as usize..).context("no utilities")?;

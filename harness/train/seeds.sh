@@ -16,7 +16,7 @@ files=
 for seed in $seeds; do
     dir=$out/$seed
     [ -f "$dir/pool.safetensors" ] || "$here/make.sh" "$task" "$seed" "data/$task" "$dir"
-    [ -f "$dir/report.json" ] || report --pool "$dir" --all --json "$dir/report.json" --html "$dir/report.html"
+    [ -f "$dir/report.json" ] || report --pool "$dir" --all --lambdas 10,20 --json "$dir/report.json" --html "$dir/report.html"
     files="$files $dir/report.json"
 done
 # shellcheck disable=SC2086 # a list of files

@@ -117,8 +117,8 @@ pub(crate) struct Operation {
     /// A blind mixture and a router that knows the answers, at this latency.
     pub(crate) random: f64,
     pub(crate) oracle: f64,
-    /// Part of the way from the one to the other.
-    pub(crate) gap_closed: f64,
+    /// Part of the way from the one to the other, if there is a way.
+    pub(crate) gap_closed: Option<f64>,
     pub(crate) above_all_lines: bool,
     /// Part of the routes that are those in clear, rounding to nearest.
     pub(crate) agreement: f64,
@@ -201,16 +201,16 @@ impl Records {
                 accuracy: self.accuracy(answers),
             })
             .collect();
-        // Computing of a route that was never taken: the router's and the model's.
         let computing = |m: usize| {
             let taken = self.routed.iter().flat_map(|r| r.routes.iter().zip(&r.answers.ms).filter(|(to, _)| **to == m));
             let taken: Vec<f64> = taken.map(|(_, ms)| f64::from(*ms)).collect();
-            let apart = [0, m]
-                .into_iter()
-                .filter_map(|m| self.fixed.get(m))
-                .flat_map(|a| a.ms.first())
-                .map(|ms| f64::from(*ms));
-            if taken.is_empty() { apart.sum() } else { mean(taken.into_iter()) }
+            // A route that was never taken: the router, whose trunk is the first model, and then the model.
+            let alone = |m: usize| self.fixed.get(m).map_or(0.0, |a| mean(a.ms.iter().map(|ms| f64::from(*ms))));
+            match (taken.is_empty(), m) {
+                (false, _) => mean(taken.into_iter()),
+                (true, 0) => alone(0),
+                (true, _) => alone(0) + alone(m),
+            }
         };
         let routed: Vec<f64> =
             self.routed_costs.iter().enumerate().map(|(m, cost)| link.time_ms(*cost) + computing(m)).collect();
@@ -277,7 +277,7 @@ impl Records {
             points_lost: 100.0 * (largest.accuracy - accuracy),
             random,
             oracle,
-            gap_closed: if oracle > random { (accuracy - random) / (oracle - random) } else { 0.0 },
+            gap_closed: (oracle > random).then(|| (accuracy - random) / (oracle - random)),
             above_all_lines: accuracy > random,
             agreement: same as f64 / all.len().max(1) as f64,
             shares: shares(&all),

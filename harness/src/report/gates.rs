@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use secure_router::pool::slot_name;
-use secure_router_core::circuit::{CircuitError, Combination, Gate, Operand, Party, Program, Response, Slot};
+use secure_router_core::circuit::{Combination, Gate, Operand, Program, Response, Slot};
 use secure_router_core::cost::Cost;
 use secure_router_core::spec::PoolSpec;
 use serde::{Deserialize, Serialize};
@@ -38,10 +38,9 @@ impl ProgramCost {
     pub(crate) fn of(pool: &PoolSpec, slot: Slot) -> Result<Self> {
         let cost = Cost::of(pool, slot, crate::infer::TILE)?;
         let program = Program::of(pool, slot)?;
-        let mut collect = Collect(Vec::new());
-        let layout = program.walk(&mut collect)?;
-        let ends: Vec<u64> = collect.0.iter().skip(1).map(|gate| gate.stock_at).chain([layout.stock]).collect();
-        let gates = collect.0.iter().zip(ends).map(|(gate, end)| of_gate(gate, end)).collect();
+        let gates = program.gates().collect::<Result<Vec<Gate>, _>>()?;
+        let ends = gates.iter().skip(1).map(|gate| gate.stock_at).chain([cost.dealer_to_server]);
+        let gates = gates.iter().zip(ends).map(|(gate, end)| of_gate(gate, end)).collect();
         Ok(Self {
             name: slot_name(pool, slot),
             up: cost.online.up,
@@ -51,16 +50,6 @@ impl ProgramCost {
             stock: cost.dealer_to_server,
             gates,
         })
-    }
-}
-
-struct Collect(Vec<Gate>);
-
-impl Party for Collect {
-    type Error = CircuitError;
-    fn gate(&mut self, gate: &Gate) -> Result<(), CircuitError> {
-        self.0.push(gate.clone());
-        Ok(())
     }
 }
 

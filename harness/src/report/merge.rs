@@ -12,7 +12,7 @@ pub(crate) fn merged(all: &[Records]) -> Result<Value> {
     for records in all {
         ensure!(records.version == VERSION, "records of version {}, this build reads {VERSION}", records.version);
     }
-    for records in others {
+    for (nth, records) in (1..).zip(others) {
         ensure!(
             records.task == first.task,
             "reports of `{}` and of `{}` have nothing to share",
@@ -20,7 +20,10 @@ pub(crate) fn merged(all: &[Records]) -> Result<Value> {
             records.task
         );
         ensure!(records.links == first.links, "these reports reckon with other links");
-        ensure!(records.seed != first.seed, "two reports are of seed {}", first.seed);
+        let names = |records: &Records| records.programs.iter().map(|p| p.name.clone()).collect::<Vec<_>>();
+        ensure!(names(records) == names(first), "these pools have other models");
+        let again = all.iter().take(nth).any(|earlier| earlier.seed == records.seed);
+        ensure!(!again, "two reports are of seed {}", records.seed);
     }
     let figures: Vec<Value> =
         all.iter().map(|records| serde_json::to_value(by_lambda(records))).collect::<Result<_, _>>()?;
@@ -73,7 +76,10 @@ fn spread(values: &[&Value]) -> Value {
             let yes = values.iter().filter(|v| **v == &Value::Bool(true)).count();
             json!(format!("{yes} of {}", values.len()))
         }
-        [Value::Number(_), ..] => json!(Spread::of(&values.iter().filter_map(|v| v.as_f64()).collect::<Vec<_>>())),
+        // Some pools may not have the figure.
+        _ if values.iter().any(|v| v.is_number()) && values.iter().all(|v| v.is_number() || v.is_null()) => {
+            json!(Spread::of(&values.iter().filter_map(|v| v.as_f64()).collect::<Vec<_>>()))
+        }
         [first, others @ ..] if others.iter().all(|other| other == first) => (*first).clone(),
         _ => Value::Array(values.iter().map(|v| (*v).clone()).collect()),
     }
@@ -90,6 +96,8 @@ mod tests {
             json!({"x": 3.0, "y": [3], "z": false, "name": "n"}),
         );
         let merged = spread(&[&a, &b]);
+        assert_eq!(spread(&[&json!(null), &json!(4), &json!(6)])["mean"], 5.0);
+        assert_eq!(spread(&[&json!(null), &json!(null)]), json!(null));
         assert_eq!(merged["x"]["mean"], 2.0);
         assert_eq!(merged["y"].as_array().map(Vec::len), Some(1));
         assert_eq!(merged["z"], "1 of 2");

@@ -110,7 +110,7 @@ fn on_link(records: &Records, name: &str, link: &OnLink, largest: &str) -> Marku
                     tr.own[o.lambda == records.lambda] {
                         td { "router, lambda " (o.lambda) } td { (percent(o.accuracy)) } td { (format!("{:.1}", o.latency_ms)) } td { (format!("{:.1}", o.speed_up)) }
                         td { (format!("{:.2}", o.points_lost)) } td { (format!("{:.0}", o.bytes)) } td { (format!("{:.2}", o.round_trips)) }
-                        td { (percent(o.random)) } td { (percent(o.oracle)) } td { (format!("{:.0} %", 100.0 * o.gap_closed)) } td { (yes(o.above_all_lines)) } td { (percent(o.agreement)) }
+                        td { (percent(o.random)) } td { (percent(o.oracle)) } td { (o.gap_closed.map_or_else(String::new, |gap| format!("{:.0} %", 100.0 * gap))) } td { (yes(o.above_all_lines)) } td { (percent(o.agreement)) }
                     }
                 }
             }

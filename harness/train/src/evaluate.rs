@@ -1,6 +1,6 @@
 //! Measures a finished pool on the test file, once, with the integer reference.
 
-use crate::frontier::{Case, Prices, accuracy, agreement, mixture, operate, oracle};
+use crate::frontier::{Case, Prices, accuracy, agreement, operate};
 use crate::held_out::TestSet;
 use crate::nn::loss::argmax;
 use crate::pool::Pool;
@@ -46,17 +46,13 @@ pub(crate) fn run(pool_file: &Path, test_file: &Path, lambda: Option<u16>) -> Re
                 println!("  router: {failed} out of range, {} bytes", prices.router_bytes);
             }
             let routed = operate(&cases, &prices, lambda)?;
-            let (blind, knowing) = (mixture(&cases, &prices, routed.time), oracle(&cases, &prices, routed.time));
             let shares: Vec<String> = routed.shares.iter().map(|s| format!("{:.1} %", 100.0 * s)).collect();
             println!(
-                "  {link}: routed {:.2} % in {:.0} ms, {:.2} times faster than the largest, shares {}; \
-                 at this cost a blind mixture {:.2} %, an oracle {:.2} %",
+                "  {link}: routed {:.2} % in {:.0} ms, {:.2} times faster than the largest, shares {}",
                 100.0 * routed.accuracy,
                 routed.time / 1e3,
                 prices.dearest() / routed.time,
-                shares.join(" / "),
-                100.0 * blind,
-                100.0 * knowing
+                shares.join(" / ")
             );
             if !nearest.is_empty() {
                 let same = agreement(&nearest, &cases, &prices, lambda)?;

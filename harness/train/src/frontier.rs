@@ -1,5 +1,4 @@
-//! Where a pool stands between accuracy and time: what a lambda comes to, what a blind mixture of
-//! models and a router that knows the answers would reach at the same cost.
+//! Where a pool stands between accuracy and time: what a lambda comes to, and which one to recommend.
 
 use crate::nn::loss::argmax;
 use anyhow::Result;
@@ -137,35 +136,6 @@ pub(crate) fn choose<'c>(cases: &[Case], curve: &'c [Operation], step: f64) -> O
         .or_else(|| curve.iter().max_by(|a, b| a.expected.total_cmp(&b.expected)))
 }
 
-/// Accuracy of the best mixture of fixed models, without a router, at a mean time of `time`: the
-/// line between two models' points, or a single one.
-pub(crate) fn mixture(cases: &[Case], prices: &Prices, time: f64) -> f64 {
-    let points: Vec<(f64, f64)> = (0..).zip(&prices.models).map(|(m, &t)| (t as f64, accuracy(cases, m))).collect();
-    let between = |&(t0, a0): &(f64, f64), &(t1, a1): &(f64, f64)| {
-        if t0 <= time && time < t1 { a0 + (a1 - a0) * (time - t0) / (t1 - t0) } else { 0.0 }
-    };
-    let lines = points.iter().flat_map(|p| points.iter().map(move |q| between(p, q)));
-    let single = points.iter().filter(|(t, _)| *t <= time).map(|(_, a)| *a);
-    lines.chain(single).fold(0.0, f64::max)
-}
-
-/// Accuracy of a router that knows the answers, at no more than a mean time of `time`, the real
-/// router's own time included: it leaves the cheapest model only for one that is right instead,
-/// where that costs least first.
-pub(crate) fn oracle(cases: &[Case], prices: &Prices, time: f64) -> f64 {
-    let cheapest = (0..prices.routed.len()).min_by_key(|&m| prices.routed[m]).unwrap_or(0);
-    let extra = |m: usize| prices.routed[m] - prices.routed[cheapest];
-    let mut needed: Vec<u64> =
-        cases.iter().filter_map(|c| (0..c.right.len()).filter(|&m| c.right[m]).map(extra).min()).collect();
-    needed.sort_unstable();
-    let mut left = (time - prices.routed[cheapest] as f64).max(0.0) * cases.len() as f64;
-    let affordable = needed.iter().take_while(|&&extra| {
-        left -= extra as f64;
-        left >= 0.0
-    });
-    affordable.count() as f64 / cases.len().max(1) as f64
-}
-
 /// Part of the cases that model `m` alone answers rightly.
 pub(crate) fn accuracy(cases: &[Case], m: usize) -> f64 {
     cases.iter().filter(|c| c.right[m]).count() as f64 / cases.len().max(1) as f64
@@ -196,10 +166,5 @@ mod tests {
         let worse: Vec<Operation> =
             curve.iter().map(|o| Operation { expected: o.expected - 5.0, ..o.clone() }).collect();
         assert_eq!(choose(&cases, &worse, 1.0).unwrap().accuracy, 1.0);
-        // This router is as good as one that knows the answers, and better than a blind mixture.
-        assert_eq!(oracle(&cases, &prices, chosen.time + 1.0), 1.0);
-        assert!((oracle(&cases, &prices, prices.routed[0] as f64) - 0.9).abs() < 1e-9);
-        let blind = mixture(&cases, &prices, (prices.models[0] + prices.models[2]) as f64 / 2.0);
-        assert!((blind - 0.95).abs() < 1e-9);
     }
 }

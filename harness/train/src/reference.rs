@@ -3,7 +3,7 @@
 use crate::integer::Integers;
 use crate::rng::Rng;
 use anyhow::{Context, Result};
-use secure_router_core::circuit::{CircuitError, Combination, Combine, Gate, Operand, Party, Program, Response};
+use secure_router_core::circuit::{Combine, Gate, Program, Response};
 use secure_router_core::clear::{self, ClearError, Nearest, Parameters, Reference};
 
 /// One program with its integers, ready to run.
@@ -55,21 +55,6 @@ impl Reference for Watch {
     }
 }
 
-/// The gates of a program, in order.
-pub(crate) fn gates(program: &Program) -> Result<Vec<Gate>> {
-    struct Collect(Vec<Gate>);
-    impl Party for Collect {
-        type Error = CircuitError;
-        fn gate(&mut self, gate: &Gate) -> Result<(), CircuitError> {
-            self.0.push(gate.clone());
-            Ok(())
-        }
-    }
-    let mut collect = Collect(Vec::new());
-    program.walk(&mut collect)?;
-    Ok(collect.0)
-}
-
 impl<'a> Interpreter<'a> {
     pub(crate) fn new(program: Program, integers: &'a Integers) -> Result<Self> {
         let layout = program.layout()?;
@@ -79,7 +64,7 @@ impl<'a> Interpreter<'a> {
         Ok(Self {
             program,
             parameters,
-            gates: gates(&program)?,
+            gates: program.gates().collect::<Result<_, _>>()?,
             arena: vec![0; layout.arena as usize],
             scratch: vec![0; clear::scratch_elements(&program)?],
         })
@@ -100,11 +85,7 @@ impl<'a> Interpreter<'a> {
 
     /// The router's utilities of the last run.
     pub(crate) fn utilities(&self) -> Result<&[i64]> {
-        let differences = self.gates.iter().find_map(|gate| match gate.operand {
-            Operand::Combine(combine) if combine.combination == Combination::Differences => Some(combine),
-            _ => None,
-        });
-        let Combine { wire, groups, .. } = differences.context("not a router")?;
+        let Combine { wire, groups, .. } = self.program.compared()?.context("not a router")?;
         Ok(&self.arena[wire.at as usize..][..usize::from(groups.0[0])])
     }
 

@@ -14,6 +14,7 @@ use secure_router_core::session::LinkProfile;
 const ROUNDS: [(f32, usize); 3] = [(0.2, 1), (0.5, 2), (1.0, 3)];
 /// A pool's next cheaper model takes at most this part of the time of the one before.
 const STEP: f64 = 0.6;
+/// Most models of a recommended pool.
 const MODELS: usize = 4;
 /// Examples that are enough to rank shapes.
 const EXAMPLES: usize = 20_000;
@@ -193,7 +194,7 @@ fn pool(candidates: Vec<Candidate>) -> Vec<Candidate> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::task::tests::toy;
+    use crate::task::tests::{KINDS, toy};
 
     fn candidate(time: u64, accuracy: f64) -> Candidate {
         let choice = Choice { name: time.to_string(), sizes: [1, 8, 0, 8, 1], precision: Precision::Usual };
@@ -226,14 +227,7 @@ mod tests {
 
     #[test]
     fn every_shape_of_every_space_is_priced() {
-        for (kind, channels, rows) in [
-            ("speech", 13, 9),
-            ("sensor", 6, 128),
-            ("image", 1, 784),
-            ("text", 1, 50),
-            ("table", 24, 1),
-            ("table", 7, 1),
-        ] {
+        for (kind, channels, rows) in KINDS {
             let train = toy(kind, channels, rows, 40);
             let task = Task::of(&train, None).unwrap();
             for choice in task.space.choices() {

@@ -58,7 +58,7 @@ pub(crate) enum Precision {
     /// 16-bit wires, activation tables of 8 bits.
     #[default]
     Usual,
-    /// 16-bit wires, activation tables of 12 bits: a sixteenth of the rounding noise for sixteen times the stock.
+    /// 16-bit wires, activation tables of 12 bits: a sixteenth of their rounding noise for sixteen times their stock.
     Fine,
 }
 
@@ -108,7 +108,7 @@ struct Ends {
     index_room: f32,
 }
 
-/// Epochs and learning rate of models with less and with more than `LARGE` weights, and epochs of the router.
+/// Epochs and learning rate of models whose layers have up to `LARGE` weights, and of others; epochs of the router.
 #[derive(Clone, Copy, Debug)]
 struct Schedule {
     small: (usize, f32),
@@ -116,7 +116,6 @@ struct Schedule {
     router: usize,
 }
 
-/// Products per token and layer.
 const LARGE: usize = 20_000;
 
 /// All of a task but what follows from it.
@@ -368,6 +367,17 @@ pub(crate) mod tests {
     use crate::data::Example;
     use crate::rng::Rng;
 
+    /// Every kind of task, with channels and rows of an example.
+    pub(crate) const KINDS: [(&str, usize, usize); 7] = [
+        ("speech", 13, 9),
+        ("sensor", 6, 128),
+        ("image", 1, 784),
+        ("text", 1, 50),
+        ("table", 24, 1),
+        ("table", 7, 1),
+        ("table", 1, 1),
+    ];
+
     /// Examples of two classes that a line parts, of the given kind of task.
     pub(crate) fn toy(kind: &str, channels: usize, rows: usize, count: usize) -> Dataset {
         let mut rng = Rng::new(1, "toy");
@@ -388,15 +398,7 @@ pub(crate) mod tests {
 
     #[test]
     fn every_task_has_a_valid_pool() {
-        for (kind, channels, rows) in [
-            ("speech", 13, 9),
-            ("sensor", 6, 128),
-            ("image", 1, 784),
-            ("text", 1, 50),
-            ("table", 24, 1),
-            ("table", 7, 1),
-            ("table", 1, 1),
-        ] {
+        for (kind, channels, rows) in KINDS {
             let train = toy(kind, channels, rows, 40);
             let task = Task::of(&train, None).unwrap();
             crate::run::assemble(&train, &task, Vec::new()).unwrap();
