@@ -18,6 +18,8 @@ use crate::host::Listen;
 
 /// Most bytes taken in ahead of the frame being handled.
 const READ_AHEAD: usize = 1 << 16;
+/// Room for the bytes of one read.
+const READ_AT_ONCE: usize = 1 << 12;
 
 /// A link failed.
 #[derive(Debug, thiserror::Error)]
@@ -201,7 +203,7 @@ impl<'b, S: AsyncRead + AsyncWrite + Unpin> Link<'b, S> {
     pub async fn flush(&mut self) -> Result<(), LinkError> {
         let (mut read, mut write) = tokio::io::split(&mut self.stream);
         let mut gone = 0;
-        let mut arrived = [0; 4096];
+        let mut arrived = [0; READ_AT_ONCE];
         let mut deadline = Instant::now() + self.patience.exchange;
         while let Some(rest @ [_, ..]) = self.outgoing.get(gone..) {
             let room = self.incoming.len() < READ_AHEAD;
@@ -244,6 +246,8 @@ impl<'b, S: AsyncRead + AsyncWrite + Unpin> Link<'b, S> {
     async fn fill(&mut self, deadline: Instant) -> Result<(), LinkError> {
         self.incoming.clear();
         self.taken = 0;
+        // An empty vector would offer the stream 64 bytes at a time.
+        self.incoming.reserve(READ_AT_ONCE);
         let arrived = timeout_at(deadline, self.stream.read_buf(&mut self.incoming)).await;
         let count = arrived.map_err(|_| LinkError::Silent)??;
         if count == 0 {
