@@ -72,10 +72,10 @@ impl CostOf {
         });
         let rows = rows.collect::<Result<Vec<_>>>()?;
         if self.json {
-            println!("{}", serde_json::to_string_pretty(&rows)?);
+            say!("{}", serde_json::to_string_pretty(&rows)?);
             return Ok(());
         }
-        println!(
+        say!(
             "{:<10} {:>8} {:>9} {:>9} {:>6} {:>9} {:>10} {:>12} {:>10} {:>9} {:>9}",
             "program",
             "weights",
@@ -90,7 +90,7 @@ impl CostOf {
             "PRG on"
         );
         for row in &rows {
-            println!(
+            say!(
                 "{:<10} {:>8} {:>9} {:>9} {:>6} {:>9.1} {:>10} {:>12} {:>10} {:>9} {:>9}",
                 row.name,
                 row.weights,
@@ -105,7 +105,7 @@ impl CostOf {
                 row.device_blocks_online,
             );
         }
-        println!(
+        say!(
             "\nper inference: bytes up and down on the device's link, round trips, time on the link without computing,\n\
              offline bytes on the device's link, bytes from dealer to server, static RAM of the device, ChaCha blocks\n\
              that the device computes offline and online ({} tokens masked at a time)",

@@ -25,6 +25,7 @@ pub(crate) struct Deal {
 
 impl Deal {
     pub(crate) fn run(self) -> Result<()> {
+        self.waits.watch_stdin();
         let keys = provision::read(&self.keys)?;
         let dealer = Arc::new(Dealer::new(keys, &self.store, self.waits.patience())?);
         crate::runtime()?.block_on(async {

@@ -144,7 +144,7 @@ impl Demo {
 
         let cases = self.measure(&pool, &examples, &slots, count, step, lambda)?;
         let report = self.report(&pool, &slots, &cases, total, count, lambda)?;
-        print(&report);
+        print(&report)?;
         if let Some(path) = &self.json {
             std::fs::write(path, serde_json::to_string_pretty(&report)?)
                 .with_context(|| format!("cannot write {}", path.display()))?;
@@ -350,12 +350,14 @@ fn case(pool: &Pool, examples: &Examples, scores: &[i32], answer: Answer) -> Res
     Ok(Case { answer, slot, model, label, reference, reference_model, half_trips: 0 })
 }
 
-fn print(report: &Report) {
-    println!(
+fn print(report: &Report) -> Result<()> {
+    say!(
         "{}: {} of {} test inputs, answered under the protocol\n",
-        report.task, report.evaluated, report.test_examples
+        report.task,
+        report.evaluated,
+        report.test_examples
     );
-    println!(
+    say!(
         "{:<9} {:>8} {:>8} {:>7}  {:>8} {:>8} {:>6}  {:>8} {:>10}  {:>8} {:>8} {:>8} {:>8}",
         "answer by",
         "accuracy",
@@ -371,9 +373,9 @@ fn print(report: &Report) {
         "ble ms",
         "lan ms"
     );
-    let row = |name: &str, f: &Figures| {
+    let row = |name: &str, f: &Figures| -> Result<()> {
         let link = |name| f.latency_links_ms.get(name).copied().unwrap_or(0.0);
-        println!(
+        say!(
             "{:<9} {:>7.2}% {:>7.2}% {:>6.2}%  {:>8.0} {:>8.0} {:>6.2}  {:>8.0} {:>10.0}  {:>8.1} {:>8.1} {:>8.1} {:>8.1}",
             name,
             100.0 * f.accuracy_protocol,
@@ -389,27 +391,28 @@ fn print(report: &Report) {
             link("ble"),
             link("lan"),
         );
+        Ok(())
     };
     for model in &report.models {
-        row(&model.name, &model.figures);
+        row(&model.name, &model.figures)?;
     }
     if let Some(router) = &report.router {
-        row("router", &router.model.figures);
+        row("router", &router.model.figures)?;
         let shares: Vec<_> =
             router.shares.iter().map(|(name, share)| format!("{name} {:.1}%", 100.0 * share)).collect();
-        println!(
+        say!(
             "\nthe router chose {}; as in the clear for {:.2}% of the inputs (lambda {}/256)",
             shares.join(", "),
             100.0 * router.routing_agreement,
             router.lambda
         );
-        println!("static RAM of a device for the whole pool: {} bytes", router.model.figures.device_ram_bytes);
+        say!("static RAM of a device for the whole pool: {} bytes", router.model.figures.device_ram_bytes);
     }
-    println!(
+    say!(
         "online bytes, offline bytes and round trips {} the cost model's",
         if report.cost_model_matches_bytes { "equal" } else { "DIFFER FROM" }
     );
-    println!(
+    say!(
         "per inference, means; link latencies are time on the link ({}) plus the computing measured here",
         LINKS
             .iter()
@@ -421,4 +424,5 @@ fn print(report: &Report) {
             .collect::<Vec<_>>()
             .join("; ")
     );
+    Ok(())
 }

@@ -274,7 +274,7 @@ impl Prepare {
             }
             bar.finish_and_clear();
             for slot in slots {
-                println!("{}: {} inferences in stock", party.name(slot), party.session.ready(slot));
+                say!("{}: {} inferences in stock", party.name(slot), party.session.ready(slot));
             }
             Ok(())
         })
@@ -331,12 +331,17 @@ impl Device {
 
     fn print(&self, answer: &Answer, examples: &Examples) -> Result<()> {
         if self.json {
-            println!("{}", serde_json::to_string(answer)?);
+            say!("{}", serde_json::to_string(answer)?);
         } else {
             let truth = examples.labels.get(answer.index).map_or_else(String::new, |label| format!(" (label {label})"));
-            println!(
+            say!(
                 "input {}: class {}{truth} by {}, {} B up, {} B down, {:.1} ms",
-                answer.index, answer.class, answer.model, answer.online.sent, answer.online.received, answer.latency_ms
+                answer.index,
+                answer.class,
+                answer.model,
+                answer.online.sent,
+                answer.online.received,
+                answer.latency_ms
             );
         }
         Ok(())

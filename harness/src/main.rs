@@ -1,5 +1,13 @@
 //! The command line.
 
+/// `println!` for commands: a reader that has gone is an error, not a panic; `main` ends quietly then.
+macro_rules! say {
+    ($($text:tt)*) => {{
+        use std::io::Write;
+        writeln!(std::io::stdout(), $($text)*)?
+    }};
+}
+
 mod cost;
 mod deal;
 mod demo;
@@ -85,11 +93,17 @@ fn main() -> ExitCode {
         .init();
     match run(Arguments::parse()) {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error) if reader_left(&error) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("secure-router: {error:#}");
             ExitCode::FAILURE
         }
     }
+}
+
+/// Whether whoever read standard output wants no more, as `head` does.
+fn reader_left(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
 fn run(arguments: Arguments) -> Result<()> {
@@ -98,7 +112,7 @@ fn run(arguments: Arguments) -> Result<()> {
         Command::Provision(provision) => {
             let Provision { directory, device, queries, budget: epsilon } = provision;
             let path = provision_with(&directory, &device, Budgets { queries, epsilon })?;
-            println!("{}", path.display());
+            say!("{}", path.display());
             Ok(())
         }
         Command::Deal(deal) => deal.run(),
@@ -134,6 +148,6 @@ async fn listen(address: &str) -> Result<tokio::net::TcpListener> {
     use anyhow::Context;
     let listener =
         tokio::net::TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
-    println!("listening on {}", listener.local_addr()?);
+    say!("listening on {}", listener.local_addr()?);
     Ok(listener)
 }

@@ -157,7 +157,7 @@ impl Measure {
             }
             all.push(figures);
         }
-        print(&all);
+        print(&all)?;
         check(&all)
     }
 }
@@ -201,10 +201,18 @@ impl Figures {
     }
 }
 
-fn print(all: &[Figures]) {
-    println!(
+fn print(all: &[Figures]) -> Result<()> {
+    say!(
         "{:<14} {:<11} {:>7} {:>7} {:>7} {:>7}  {:<8} {:>13} {:>13}",
-        "board", "CPU", "flash", "static", "stack", "RAM", "program", "offline", "online"
+        "board",
+        "CPU",
+        "flash",
+        "static",
+        "stack",
+        "RAM",
+        "program",
+        "offline",
+        "online"
     );
     for figures in all {
         let Figures { board, sizes, stack, .. } = figures;
@@ -223,17 +231,18 @@ fn print(all: &[Figures]) {
             }
             let number = |count: Option<u64>| count.map_or_else(|| "-".to_owned(), grouped);
             if figures.unfit.contains(slot) {
-                println!("{left}  {name:<8} {:>13}", "does not fit");
+                say!("{left}  {name:<8} {:>13}", "does not fit");
             } else {
-                println!("{left}  {name:<8} {:>13} {:>13}", number(offline), number(online));
+                say!("{left}  {name:<8} {:>13} {:>13}", number(offline), number(online));
             }
             left = " ".repeat(left.len());
         }
     }
-    println!(
+    say!(
         "\nbytes of flash, static RAM, peak stack and both; instructions per inference before and after the input\n\
          is known, without the UART, the longest; the router's until it has chosen"
     );
+    Ok(())
 }
 
 /// With a space between thousands.

@@ -53,9 +53,22 @@ pub(crate) struct Waits {
     /// Seconds that a peer may be silent between two requests.
     #[arg(long, default_value_t = Patience::default().idle.as_secs(), value_parser = clap::value_parser!(u64).range(1..))]
     idle_s: u64,
+    /// End with whoever holds the other end of standard input.
+    #[arg(long, hide = true)]
+    while_stdin_is_open: bool,
 }
 
 impl Waits {
+    /// Ends this process once standard input does, if that was asked for. Stores survive an end at any time.
+    pub(crate) fn watch_stdin(&self) {
+        if self.while_stdin_is_open {
+            std::thread::spawn(|| {
+                let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+                std::process::exit(0);
+            });
+        }
+    }
+
     pub(crate) const fn patience(&self) -> Patience {
         Patience { exchange: Duration::from_secs(self.timeout_s), idle: Duration::from_secs(self.idle_s) }
     }
@@ -63,6 +76,7 @@ impl Waits {
 
 impl Serve {
     pub(crate) fn run(self) -> Result<()> {
+        self.waits.watch_stdin();
         let keys = provision::read(&self.keys)?;
         let pool = Pool::load(&self.pool)?;
         let pool = if self.logits { pool.with_logits() } else { pool }.with_routing(self.routing)?;

@@ -2,8 +2,11 @@
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic, reason = "a test")]
 
+use std::io::{BufRead as _, BufReader};
+use std::net::TcpStream;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 const POOL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/pools/speech/pool.safetensors");
 
@@ -73,6 +76,36 @@ fn nobody_listening_is_said() {
     let directory = tempfile::tempdir().unwrap();
     assert!(run(directory.path(), &["provision", "--device", "desktop"]).status.success());
     fails_with(directory.path(), &["device", "--server", "127.0.0.1:1"], "cannot reach the server at 127.0.0.1:1");
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_error() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_secure-router"));
+    let mut child = child.arg("cost").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(String::from_utf8(output.stderr).unwrap(), "");
+    assert!(output.status.success());
+}
+
+#[test]
+fn parties_end_with_the_demo_that_was_killed() {
+    let mut demo = Command::new(env!("CARGO_BIN_EXE_secure-router"));
+    let mut demo = demo.args(["demo", "--count", "750"]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(demo.stderr.take().unwrap()).read_line(&mut line).unwrap();
+    let addresses: Vec<&str> = line.split([' ', ',']).filter(|word| word.starts_with("127.0.0.1:")).collect();
+    assert_eq!(addresses.len(), 2, "{line}");
+    addresses.iter().for_each(|address| drop(TcpStream::connect(address).unwrap()));
+    demo.kill().unwrap();
+    demo.wait().unwrap();
+    let patience = Instant::now() + Duration::from_secs(60);
+    for address in addresses {
+        while TcpStream::connect(address).is_ok() {
+            assert!(Instant::now() < patience, "{address} still listens");
+            std::thread::yield_now();
+        }
+    }
 }
 
 #[test]
