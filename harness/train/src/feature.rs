@@ -39,6 +39,32 @@ pub(crate) struct Wobble {
     pub(crate) noise: (f32, f32),
     pub(crate) offset: f32,
     pub(crate) gain: f32,
+    /// Rotation of each three channels, in radians: a device that is worn otherwise. 0 where channels are no axes.
+    pub(crate) turn: f32,
+}
+
+/// A rotation by `angle` about a random axis (Rodrigues).
+struct Turn {
+    axis: [f32; 3],
+    sin: f32,
+    cos: f32,
+}
+
+impl Turn {
+    fn random(angle: f32, rng: &mut Rng) -> Self {
+        let axis = [(); 3].map(|()| rng.normal());
+        let length = axis.iter().map(|a| a * a).sum::<f32>().sqrt().max(f32::MIN_POSITIVE);
+        let (sin, cos) = angle.sin_cos();
+        Self { axis: axis.map(|a| a / length), sin, cos }
+    }
+
+    fn apply(&self, [x, y, z]: [f32; 3]) -> [f32; 3] {
+        let [a, b, c] = self.axis;
+        let along = (a * x + b * y + c * z) * (1.0 - self.cos);
+        let across = [b * z - c * y, c * x - a * z, a * y - b * x];
+        let part = |value: f32, axis: f32, across: f32| value * self.cos + across * self.sin + axis * along;
+        [part(x, a, across[0]), part(y, b, across[1]), part(z, c, across[2])]
+    }
 }
 
 /// Order of the pixels of a picture: quarters of quarters, so that four tokens and sixteen tokens
@@ -147,6 +173,13 @@ impl Features {
 
     /// Other ends, another pace, another microphone or mounting.
     fn wobbled(&self, example: &Example, frames: usize, wobble: &Wobble, rng: &mut Rng) -> Vec<f32> {
+        if wobble.turn > 0.0 {
+            let turn = Turn::random(wobble.turn * rng.normal(), rng);
+            let mut turned = example.clone();
+            let (axes, _) = turned.values.as_chunks_mut::<3>();
+            axes.iter_mut().for_each(|axes| *axes = turn.apply(*axes));
+            return self.wobbled(&turned, frames, &Wobble { turn: 0.0, ..*wobble }, rng);
+        }
         let ends = wobble.ends;
         let (start, end) = (rng.between(-ends, ends), rng.between(1.0 - ends, 1.0 + ends));
         let bend = rng.between(-wobble.bend, wobble.bend);
@@ -255,7 +288,7 @@ impl Features {
 mod tests {
     use super::*;
 
-    const WOBBLE: Wobble = Wobble { ends: 0.1, bend: 0.1, noise: (0.1, 0.2), offset: 0.1, gain: 0.1 };
+    const WOBBLE: Wobble = Wobble { ends: 0.1, bend: 0.1, noise: (0.1, 0.2), offset: 0.1, gain: 0.1, turn: 0.0 };
 
     fn plain(arrangement: Arrangement, channels: usize) -> Features {
         Features { arrangement, mean: vec![0.0; channels], scale: vec![1.0; channels] }
@@ -279,6 +312,19 @@ mod tests {
     fn quantising_saturates() {
         let features = plain(Arrangement::Columns { count: 1 }, 1);
         assert_eq!([99.0, -99.0, 0.1].map(|v| features.quantise(v)), [127, -127, 2]);
+    }
+
+    #[test]
+    fn a_turn_keeps_lengths_and_angles() {
+        let mut rng = Rng::new(1, "turn");
+        let turn = Turn::random(0.7, &mut rng);
+        let dot = |a: [f32; 3], b: [f32; 3]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
+        let (a, b) = ([1.0, 2.0, -0.5], [0.3, -1.0, 2.0]);
+        let (turned, other) = (turn.apply(a), turn.apply(b));
+        assert!((dot(turned, turned) - dot(a, a)).abs() < 1e-4);
+        assert!((dot(turned, other) - dot(a, b)).abs() < 1e-4);
+        assert!(turn.apply(turn.axis).iter().zip(turn.axis).all(|(one, other)| (one - other).abs() < 1e-5));
+        assert!((turned[0] - a[0]).abs() > 0.05);
     }
 
     #[test]

@@ -126,14 +126,17 @@ pub(crate) fn operations(cases: &[Case], prices: &Prices) -> Result<Vec<Operatio
     Ok(curve)
 }
 
-/// The cheapest operation that is expected to lose little against always the largest model, where a step of utility is
-/// `step`; the best one if all lose more. Expectations are steadier than hits: these differ in few examples.
+/// Of the operations that cost less than always asking the largest model, the cheapest one that is expected to lose
+/// little against that, where a step of utility is `step`, or the best one if all lose more; the last one if none costs
+/// less. Expectations are steadier than hits: these differ in few examples.
 pub(crate) fn choose<'c>(cases: &[Case], curve: &'c [Operation], step: f64) -> Option<&'c Operation> {
     let last = |case: &Case| case.utilities.last().copied().map_or(0.0, f64::from);
     let largest = cases.iter().map(last).sum::<f64>() / cases.len().max(1) as f64;
-    let good = curve.iter().filter(|o| step * (largest - o.expected) <= TOLERANCE);
+    let paying = || curve.iter().filter(|o| o.cost < 1.0);
+    let good = paying().filter(|o| step * (largest - o.expected) <= TOLERANCE);
     good.min_by(|a, b| a.time.total_cmp(&b.time))
-        .or_else(|| curve.iter().max_by(|a, b| a.expected.total_cmp(&b.expected)))
+        .or_else(|| paying().max_by(|a, b| a.expected.total_cmp(&b.expected)))
+        .or_else(|| curve.last())
 }
 
 /// Part of the cases that model `m` alone answers rightly.
@@ -166,5 +169,9 @@ mod tests {
         let worse: Vec<Operation> =
             curve.iter().map(|o| Operation { expected: o.expected - 5.0, ..o.clone() }).collect();
         assert_eq!(choose(&cases, &worse, 1.0).unwrap().accuracy, 1.0);
+        // What costs as much as the largest model is no choice.
+        let dear: Vec<Operation> = curve.iter().map(|o| Operation { cost: o.cost + 0.95, ..o.clone() }).collect();
+        let cheapest = choose(&cases, &dear, 1.0 / 255.0).unwrap();
+        assert_eq!(cheapest.lambda, curve.last().unwrap().lambda);
     }
 }

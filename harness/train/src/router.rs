@@ -17,67 +17,101 @@ use indicatif::ProgressBar;
 use rayon::prelude::*;
 use secure_router_core::model::UTILITY_MAX;
 
-/// Examples with, for every model, how right an out-of-fold copy of it is. Where no copy is out of fold, only
-/// the classes are taught.
-pub(crate) struct Judgements {
+/// Variants of an example that no copy is out of fold for: enough to learn the classes from.
+const UNJUDGED_VARIANTS: usize = 2;
+
+/// Examples with, for every model, how right an out-of-fold copy of it is.
+pub(crate) struct Judgements<'a> {
     inputs: Vec<Vec<f32>>,
-    /// Per example and variant: one value in [0, 1] per model, or `UNKNOWN`, and one per class.
-    targets: Vec<Vec<f32>>,
+    labels: Vec<usize>,
+    /// Per example and variant: one value in [0, 1] per model, or `UNKNOWN` where no copy is out of fold.
+    utilities: Vec<Vec<f32>>,
     /// Folds of the router's own cross-fitting, of the validated examples. These come first.
     pub(crate) folds: Vec<usize>,
+    /// Who teaches the classes to the router that is trained without each of these folds: the copy of the largest
+    /// model that has not seen them either. What a teacher knows its pupil knows.
+    teachers: Vec<&'a Model>,
+    /// Teaches the router that is trained on all examples.
+    teacher: &'a Model,
     models: usize,
     classes: usize,
 }
 
-impl Judgements {
-    /// `out_of_fold[fold][model]` was trained without the examples of `fold`. The first of the `variants` is the
-    /// example itself. No teacher has seen an example that is validated: what it knows would spoil validation.
-    pub(crate) fn collect(run: &CrossFit, out_of_fold: &[Vec<Model>], variants: usize, fold_count: usize) -> Self {
+impl<'a> Judgements<'a> {
+    /// `out_of_fold[fold][model]` was trained without the examples of `fold`, `largest` with all. The first of the
+    /// `variants` is the example itself. A single validated fold is cut into `parts` for the router.
+    pub(crate) fn collect(
+        run: &CrossFit,
+        out_of_fold: &'a [Vec<Model>],
+        largest: &'a Model,
+        variants: usize,
+        parts: usize,
+    ) -> Self {
         let (models, classes) = (out_of_fold[0].len(), run.classes());
         let judge = |i: usize| {
             let example = &run.data.examples[i];
             let mut rng = Rng::new(run.seed, &format!("variants {i}"));
             let mut inputs: Vec<f32> = run.real_input(i).collect();
             let unseen = out_of_fold.get(run.folds[i]);
-            let variants = if unseen.is_some() { variants } else { 1 };
+            let variants = if unseen.is_some() { variants } else { variants.min(UNJUDGED_VARIANTS) };
             for _ in 1..variants {
                 inputs.extend(run.features.variant_on_grid(example, &mut rng));
             }
-            let mut targets = vec![UNKNOWN; variants * (models + classes)];
-            // The largest model comes last: it teaches the classes.
-            for (m, model) in unseen.unwrap_or(&out_of_fold[0]).iter().enumerate() {
+            let mut utilities = vec![UNKNOWN; variants * models];
+            for (m, model) in unseen.into_iter().flatten().enumerate() {
                 let logits = predict(&mut model.clone(), &inputs, &Mode::NEAREST);
-                let variants = softmax(&logits, classes);
-                for (p, targets) in variants.chunks_exact(classes).zip(targets.chunks_exact_mut(models + classes)) {
-                    if unseen.is_some() {
-                        // Half hit or miss, half confidence: the latter tells a narrow hit from a clear one.
-                        let hit = if argmax(p) == example.label { 1.0 } else { 0.0 };
-                        targets[m] = 0.5 * (hit + p[example.label]);
-                    }
-                    targets[models..].copy_from_slice(p);
+                for (p, row) in softmax(&logits, classes).chunks_exact(classes).zip(utilities.chunks_exact_mut(models))
+                {
+                    // Half hit or miss, half confidence: the latter tells a narrow hit from a clear one.
+                    let hit = if argmax(p) == example.label { 1.0 } else { 0.0 };
+                    row[m] = 0.5 * (hit + p[example.label]);
                 }
             }
-            for targets in targets.chunks_exact_mut(models + classes) {
-                taught(&mut targets[models..], example.label);
-            }
-            (inputs, targets)
+            (inputs, utilities)
         };
         let others = (0..run.folds.len()).filter(|&i| run.folds[i] >= out_of_fold.len());
         let order: Vec<usize> = run.validated.iter().copied().chain(others).collect();
+        let labels = order.iter().map(|&i| run.data.examples[i].label).collect();
         let judged: Vec<(Vec<f32>, Vec<f32>)> = order.into_par_iter().map(judge).collect();
-        let (inputs, targets) = judged.into_iter().unzip();
-        let examples = run.validated.iter().map(|&i| &run.data.examples[i]);
-        Self { inputs, targets, folds: folds(examples, fold_count, run.seed), models, classes }
+        let (inputs, utilities) = judged.into_iter().unzip();
+        let last = |copies: &'a Vec<Model>| copies.last();
+        let (folds, teachers) = if let [copies] = out_of_fold {
+            let examples = run.validated.iter().map(|&i| &run.data.examples[i]);
+            (folds(examples, parts, run.seed), last(copies).into_iter().cycle().take(parts).collect())
+        } else {
+            (run.validated.iter().map(|&i| run.folds[i]).collect(), out_of_fold.iter().filter_map(last).collect())
+        };
+        Self { inputs, labels, utilities, folds, teachers, teacher: largest, models, classes }
+    }
+
+    /// Every fold that a router is trained without, and none.
+    pub(crate) fn held_out(&self) -> Vec<Option<usize>> {
+        (0..self.teachers.len()).map(Some).chain([None]).collect()
     }
 
     /// What a router is trained on; without one fold if `held_out` is given.
     fn source(&self, held_out: Option<usize>) -> Judged {
-        let used = |of: &[Vec<f32>]| -> Vec<f32> {
-            let folds = self.folds.iter().copied().map(Some).chain(std::iter::repeat(None));
-            let each = of.iter().zip(folds).filter(|(_, fold)| fold.is_none() || *fold != held_out);
-            each.flat_map(|(values, _)| values).copied().collect()
+        let teacher = held_out.map_or(self.teacher, |fold| self.teachers[fold]);
+        let own = self.folds.iter().copied().map(Some).chain(std::iter::repeat(None));
+        let used: Vec<usize> = (0..self.inputs.len())
+            .zip(own)
+            .filter(|(_, own)| own.is_none() || *own != held_out)
+            .map(|(i, _)| i)
+            .collect();
+        let taught = |teacher: &mut Model, &i: &usize| {
+            let logits = predict(teacher, &self.inputs[i], &Mode::NEAREST);
+            let classes = softmax(&logits, self.classes);
+            let rows = self.utilities[i].chunks_exact(self.models).zip(classes.chunks_exact(self.classes));
+            let row = |(utilities, classes): (&[f32], &[f32])| {
+                let mut classes = classes.to_vec();
+                taught(&mut classes, self.labels[i]);
+                [utilities, &classes].concat()
+            };
+            rows.flat_map(row).collect::<Vec<f32>>()
         };
-        Judged { inputs: used(&self.inputs), targets: used(&self.targets), models: self.models, classes: self.classes }
+        let targets = used.par_iter().map_init(|| teacher.clone(), taught).collect::<Vec<_>>().concat();
+        let inputs = used.iter().flat_map(|&i| &self.inputs[i]).copied().collect();
+        Judged { inputs, targets, models: self.models, classes: self.classes }
     }
 
     /// Outputs for the validated examples, each of the one of `routers` that has not seen it.
@@ -197,5 +231,41 @@ impl TrainedRouter {
         self.model.drop_outputs(models);
         let answering = integers(&self.model, &recipe.bits, |_| logit_scale, "router")?;
         Ok(Router { size, integers: router, answering })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::task::Task;
+    use crate::task::tests::toy;
+
+    /// A pupil knows what its teacher knows: taught by a copy that has seen the held-out fold, a router would be
+    /// better on it than on unknown inputs, and its calibration too sure.
+    #[test]
+    fn no_router_is_taught_by_a_model_that_has_seen_what_it_is_held_to() {
+        let data = toy("sensor", 6, 128, 40);
+        let task = Task::of(&data, None).unwrap().quick();
+        let run = CrossFit::new(&data, &task, 1, 1).unwrap();
+        let model = |held_out| run.train_one(&task.models[0], held_out, None);
+        let (copies, largest) = ([vec![model(Some(0))], vec![model(Some(1))]], model(None));
+        let judgements = Judgements::collect(&run, &copies, &largest, 1, 5);
+        assert_eq!(judgements.folds, run.folds);
+        let teachers = [&copies[0][0], &copies[1][0], &largest];
+        for (held_out, teacher) in judgements.held_out().into_iter().zip(teachers) {
+            let Judged { inputs, targets, models, classes } = judgements.source(held_out);
+            let seen = run.folds.iter().filter(|fold| held_out != Some(**fold)).count();
+            assert_eq!(targets.len(), seen * (models + classes));
+            let told = softmax(&predict(&mut teacher.clone(), &inputs, &Mode::NEAREST), classes);
+            for (target, told) in targets.chunks_exact(models + classes).zip(told.chunks_exact(classes)) {
+                let mixed = |label: usize| {
+                    let mut told = told.to_vec();
+                    taught(&mut told, label);
+                    told
+                };
+                let same = |label| mixed(label).iter().zip(&target[models..]).all(|(a, b)| (a - b).abs() < 1e-5);
+                assert!((0..classes).any(same), "{held_out:?}");
+            }
+        }
     }
 }

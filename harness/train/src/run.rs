@@ -37,8 +37,8 @@ pub(crate) struct Options<'a> {
 }
 
 const QUICK_STEP: usize = 5;
-/// Folds of the router's own cross-fitting.
-const ROUTER_FOLDS: usize = 5;
+/// Parts of a single validated fold, for the router's own cross-fitting.
+const ROUTER_PARTS: usize = 5;
 
 /// The train split and its task, shortened if `quick`.
 pub(crate) fn prepare(train: Dataset, chosen: Option<&[Choice]>, quick: bool) -> Result<(Dataset, Task)> {
@@ -52,9 +52,10 @@ pub(crate) fn run(train: Dataset, options: &Options) -> Result<()> {
     let started = std::time::Instant::now();
     let (train, task) = prepare(train, options.chosen.as_deref(), options.quick)?;
     let models = &task.models;
-    let router_folds = if options.quick { 2 } else { ROUTER_FOLDS };
+    let parts = if options.quick { 2 } else { ROUTER_PARTS };
+    let routers = 1 + if task.copies > 1 { task.copies } else { parts };
     let epochs = models.iter().map(|r| r.epochs).sum::<usize>() * (task.copies + 1);
-    let run = CrossFit::new(&train, &task, options.seed, (epochs + task.router.epochs * (router_folds + 1)) as u64)?;
+    let run = CrossFit::new(&train, &task, options.seed, (epochs + task.router.epochs * routers) as u64)?;
 
     run.bar.set_message("models");
     let (out_of_fold, finals) = run.train_models(models, true)?;
@@ -66,8 +67,9 @@ pub(crate) fn run(train: Dataset, options: &Options) -> Result<()> {
     let (mut right, out_of_range) = run.out_of_fold_hits(models, &pool.spec, &out_of_fold)?;
 
     run.bar.set_message("router");
-    let judgements = Judgements::collect(&run, &out_of_fold, task.variants, router_folds);
-    let held_out: Vec<Option<usize>> = (0..router_folds).map(Some).chain([None]).collect();
+    let largest = finals.last().context("the pool has no model")?;
+    let judgements = Judgements::collect(&run, &out_of_fold, largest, task.variants, parts);
+    let held_out = judgements.held_out();
     let train_one = |&fold: &Option<usize>| train_router(&judgements, &task.router, fold, options.seed, &run.bar);
     let mut routers: Vec<TrainedRouter> = held_out.par_iter().map(train_one).collect();
     let last = routers.pop().context("no router was trained")?;

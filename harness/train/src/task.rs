@@ -213,7 +213,7 @@ impl Plan {
 
     fn speech(train: &Dataset) -> Self {
         const FRAMES: usize = 32;
-        let wobble = Wobble { ends: 0.07, bend: 0.06, noise: (0.05, 0.3), offset: 0.12, gain: 0.06 };
+        let wobble = Wobble { ends: 0.07, bend: 0.06, noise: (0.05, 0.3), offset: 0.12, gain: 0.06, turn: 0.0 };
         Self {
             arrangement: Arrangement::Series { frames: FRAMES, wobble },
             mix: 0.4,
@@ -233,7 +233,7 @@ impl Plan {
 
     fn sensor(train: &Dataset) -> Self {
         const FRAMES: usize = 128;
-        let wobble = Wobble { ends: 0.05, bend: 0.04, noise: (0.0, 0.15), offset: 0.1, gain: 0.08 };
+        let wobble = Wobble { ends: 0.05, bend: 0.1, noise: (0.0, 0.15), offset: 0.1, gain: 0.12, turn: 0.25 };
         Self {
             arrangement: Arrangement::Series { frames: FRAMES, wobble },
             mix: 0.0,
@@ -259,14 +259,10 @@ impl Plan {
             folds: 6,
             copies: 1,
             variants: 4,
-            models: vec![
-                fine("micro", [1, 128, 0, 128, 1]),
-                usual("small", [16, 32, 2, 64, 2]),
-                usual("large", [16, 64, 4, 128, 3]),
-            ],
+            models: vec![fine("micro", [1, 192, 0, 192, 1]), usual("large", [16, 64, 4, 128, 3])],
             space: Space { tokens: vec![1, 4, 16], most_layers: 4 },
             ends: Ends::of(train, side * side),
-            schedule: Schedule { small: (16, 0.004), large: (16, 0.004), router: 12 },
+            schedule: Schedule { small: (16, 0.004), large: (30, 0.004), router: 12 },
         }
     }
 
