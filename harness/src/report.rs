@@ -36,8 +36,8 @@ pub(crate) struct Report {
     /// The whole test split.
     #[arg(long, conflicts_with = "count")]
     all: bool,
-    /// Weights of cost to route with, in 1/256; the pool's own is always among them.
-    #[arg(long, value_delimiter = ',', default_value = "0,10,30,100")]
+    /// Weights of cost to route with, in 1/256; the pool's own is always among them, and alone if none is given.
+    #[arg(long, value_delimiter = ',', num_args = 0.., default_value = "0,10,30,100")]
     lambdas: Vec<u16>,
     /// Links that the router reckons with: uart, ble, lan.
     #[arg(long, value_delimiter = ',', default_value = "uart,ble,lan", value_parser = named_link)]

@@ -64,8 +64,6 @@ pub(crate) struct Operation {
     pub(crate) lambda: u16,
     /// Part of the cases answered rightly.
     pub(crate) accuracy: f64,
-    /// The same as the router expects it, by its calibrated utilities: in steps, a mean over the cases.
-    pub(crate) expected: f64,
     /// Part of the cases sent to each model.
     pub(crate) shares: Vec<f64>,
     /// Mean online time, router included, in microseconds.
@@ -93,24 +91,16 @@ pub(crate) fn agreement(one: &[Case], other: &[Case], prices: &Prices, lambda: u
 pub(crate) fn operate(cases: &[Case], prices: &Prices, lambda: u16) -> Result<Operation> {
     let costs = prices.scores(lambda)?;
     let mut counts = vec![0usize; costs.len()];
-    let (mut right, mut expected) = (0usize, 0.0);
+    let mut right = 0usize;
     for case in cases {
         let chosen = case.route(&costs);
-        expected += f64::from(case.utilities[chosen]);
         counts[chosen] += 1;
         right += usize::from(case.in_range && case.right[chosen]);
     }
     let n = cases.len().max(1) as f64;
     let shares: Vec<f64> = counts.iter().map(|&c| c as f64 / n).collect();
     let time = shares.iter().zip(&prices.routed).map(|(s, &t)| s * t as f64).sum();
-    Ok(Operation {
-        lambda,
-        accuracy: right as f64 / n,
-        expected: expected / n,
-        shares,
-        time,
-        cost: time / prices.dearest(),
-    })
+    Ok(Operation { lambda, accuracy: right as f64 / n, shares, time, cost: time / prices.dearest() })
 }
 
 /// Accuracy that the recommended `lambda` may be expected to give up against the largest model: half of the half point
@@ -126,17 +116,66 @@ pub(crate) fn operations(cases: &[Case], prices: &Prices) -> Result<Vec<Operatio
     Ok(curve)
 }
 
-/// Of the operations that cost less than always asking the largest model, the cheapest one that is expected to lose
-/// little against that, where a step of utility is `step`, or the best one if all lose more; the last one if none costs
-/// less. Expectations are steadier than hits: these differ in few examples.
-pub(crate) fn choose<'c>(cases: &[Case], curve: &'c [Operation], step: f64) -> Option<&'c Operation> {
-    let last = |case: &Case| case.utilities.last().copied().map_or(0.0, f64::from);
-    let largest = cases.iter().map(last).sum::<f64>() / cases.len().max(1) as f64;
-    let paying = || curve.iter().filter(|o| o.cost < 1.0);
-    let good = paying().filter(|o| step * (largest - o.expected) <= TOLERANCE);
-    good.min_by(|a, b| a.time.total_cmp(&b.time))
-        .or_else(|| paying().max_by(|a, b| a.expected.total_cmp(&b.expected)))
-        .or_else(|| curve.last())
+/// How much likelier the largest model is to be right than another one, by how far its utility is above: a line, fitted
+/// to cases that neither has seen. Differences that decide are smaller than the router believes, since the better of
+/// two estimates flatters itself.
+#[derive(Clone, Copy, Debug)]
+struct Advantage {
+    level: f64,
+    slope: f64,
+}
+
+impl Advantage {
+    /// Least squares; a little data leave the slope at `step`, what a step of utility says it is worth.
+    fn fit(cases: &[Case], m: usize, step: f64) -> Self {
+        /// As much as a hundred cases that lie a tenth of probability from the mean.
+        const RIDGE: f64 = 1.0;
+        let n = cases.len().max(1) as f64;
+        let points: Vec<(f64, f64)> = cases.iter().map(|case| case.against_last(m)).collect();
+        let mean = |of: fn(&(f64, f64)) -> f64| points.iter().map(of).sum::<f64>() / n;
+        let (x, y) = (mean(|p| p.0), mean(|p| p.1));
+        let ridge = RIDGE / (step * step);
+        let products: f64 = points.iter().map(|p| (p.0 - x) * (p.1 - y)).sum();
+        let squares: f64 = points.iter().map(|p| (p.0 - x).powi(2)).sum();
+        let slope = (products + ridge * step) / (squares + ridge);
+        Self { level: y - slope * x, slope }
+    }
+}
+
+impl Case {
+    /// By how many steps the largest model's utility is above that of model `m`, and by how much it is right and `m` not.
+    fn against_last(&self, m: usize) -> (f64, f64) {
+        let last = self.right.len() - 1;
+        let hit = |m: usize| f64::from(u8::from(self.in_range && self.right[m]));
+        (f64::from(self.utilities[last] - self.utilities[m]), hit(last) - hit(m))
+    }
+}
+
+/// Of the operations that cost less than always asking the largest model, the cheapest one that may be expected to lose
+/// little against that, or the best one if all lose more; the last one if none costs less. `step` is what a step of
+/// utility is worth. Expectations are steadier than hits: these differ in few examples.
+pub(crate) fn choose<'c>(
+    cases: &[Case],
+    curve: &'c [Operation],
+    prices: &Prices,
+    step: f64,
+) -> Result<Option<&'c Operation>> {
+    let models = prices.models.len();
+    let advantages: Vec<Advantage> = (0..models).map(|m| Advantage::fit(cases, m, step)).collect();
+    let lost = |operation: &Operation| -> Result<f64> {
+        let costs = prices.scores(operation.lambda)?;
+        let of = |case: &Case| {
+            let to = case.route(&costs);
+            let Advantage { level, slope } = advantages[to];
+            if to + 1 == models { 0.0 } else { level + slope * case.against_last(to).0 }
+        };
+        Ok(cases.iter().map(of).sum::<f64>() / cases.len().max(1) as f64)
+    };
+    let paying = curve.iter().filter(|o| o.cost < 1.0);
+    let judged = paying.map(|o| Ok((lost(o)?, o))).collect::<Result<Vec<_>>>()?;
+    let good = judged.iter().filter(|(lost, _)| *lost <= TOLERANCE).min_by(|(_, a), (_, b)| a.time.total_cmp(&b.time));
+    let best = || judged.iter().min_by(|(a, _), (b, _)| a.total_cmp(b));
+    Ok(good.or_else(best).map(|(_, o)| *o).or_else(|| curve.last()))
 }
 
 /// Part of the cases that model `m` alone answers rightly.
@@ -160,18 +199,21 @@ mod tests {
         let prices = Prices::of(&pool.spec, LinkProfile::UART).unwrap();
         let curve = operations(&cases, &prices).unwrap();
         assert!(curve.windows(2).all(|pair| pair[1].time < pair[0].time), "a higher lambda is cheaper");
-        let chosen = choose(&cases, &curve, 1.0 / 255.0).unwrap();
+        let choose = |cases: &[Case], curve| choose(cases, curve, &prices, 1.0 / 255.0).unwrap().unwrap().clone();
+        let chosen = choose(&cases, &curve);
         assert_eq!(chosen.accuracy, 1.0);
         assert!((chosen.shares[2] - 0.1).abs() < 1e-9);
         let time = 0.9 * prices.routed[0] as f64 + 0.1 * prices.routed[2] as f64;
         assert!((chosen.time - time).abs() < 1e-6 * time);
-        // Where every one is expected to lose too much the best is taken.
-        let worse: Vec<Operation> =
-            curve.iter().map(|o| Operation { expected: o.expected - 5.0, ..o.clone() }).collect();
-        assert_eq!(choose(&cases, &worse, 1.0).unwrap().accuracy, 1.0);
         // What costs as much as the largest model is no choice.
         let dear: Vec<Operation> = curve.iter().map(|o| Operation { cost: o.cost + 0.95, ..o.clone() }).collect();
-        let cheapest = choose(&cases, &dear, 1.0 / 255.0).unwrap();
-        assert_eq!(cheapest.lambda, curve.last().unwrap().lambda);
+        assert_eq!(choose(&cases, &dear).lambda, curve.last().unwrap().lambda);
+        // Where the largest model is better than the router believes, everywhere, the dearest choice is the best.
+        let doubted =
+            |i: i32| Case { utilities: vec![200 - i, 0, 200], right: vec![false, false, true], in_range: true };
+        let doubted: Vec<Case> = (0..100).map(doubted).collect();
+        let curve = operations(&doubted, &prices).unwrap();
+        let dearest = curve.iter().find(|o| o.cost < 1.0).unwrap();
+        assert_eq!(choose(&doubted, &curve).lambda, dearest.lambda);
     }
 }

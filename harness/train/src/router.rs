@@ -11,7 +11,7 @@ use crate::nn::function::sigmoid;
 use crate::nn::loss::{argmax, softmax};
 use crate::nn::model::Model;
 use crate::rng::Rng;
-use crate::train::{Judged, Recipe, UNKNOWN, logit_scale, predict, taught, train};
+use crate::train::{Judged, Recipe, logit_scale, predict, taught, train};
 use anyhow::Result;
 use indicatif::ProgressBar;
 use rayon::prelude::*;
@@ -20,11 +20,12 @@ use secure_router_core::model::UTILITY_MAX;
 /// Variants of an example that no copy is out of fold for: enough to learn the classes from.
 const UNJUDGED_VARIANTS: usize = 2;
 
-/// Examples with, for every model, how right an out-of-fold copy of it is.
+/// Examples with, for every model, how right an out-of-fold copy of it is; or, where no copy is out of fold, how right
+/// the first fold's copy of it is in the eyes of that of the largest, which knows the label but does not say.
 pub(crate) struct Judgements<'a> {
     inputs: Vec<Vec<f32>>,
     labels: Vec<usize>,
-    /// Per example and variant: one value in [0, 1] per model, or `UNKNOWN` where no copy is out of fold.
+    /// Per example and variant: one value in [0, 1] per model.
     utilities: Vec<Vec<f32>>,
     /// Folds of the router's own cross-fitting, of the validated examples. These come first.
     pub(crate) folds: Vec<usize>,
@@ -57,14 +58,19 @@ impl<'a> Judgements<'a> {
             for _ in 1..variants {
                 inputs.extend(run.features.variant_on_grid(example, &mut rng));
             }
-            let mut utilities = vec![UNKNOWN; variants * models];
-            for (m, model) in unseen.into_iter().flatten().enumerate() {
-                let logits = predict(&mut model.clone(), &inputs, &Mode::NEAREST);
-                for (p, row) in softmax(&logits, classes).chunks_exact(classes).zip(utilities.chunks_exact_mut(models))
-                {
-                    // Half hit or miss, half confidence: the latter tells a narrow hit from a clear one.
-                    let hit = if argmax(p) == example.label { 1.0 } else { 0.0 };
-                    row[m] = 0.5 * (hit + p[example.label]);
+            let said = |model: &Model| softmax(&predict(&mut model.clone(), &inputs, &Mode::NEAREST), classes);
+            let of_models: Vec<Vec<f32>> = unseen.unwrap_or(&out_of_fold[0]).iter().map(said).collect();
+            let (mut utilities, largest) = (vec![0.0; variants * models], &of_models[models - 1]);
+            for (m, of_model) in of_models.iter().enumerate() {
+                for (v, (p, largest)) in of_model.chunks_exact(classes).zip(largest.chunks_exact(classes)).enumerate() {
+                    let answer = argmax(p);
+                    utilities[v * models + m] = if unseen.is_some() {
+                        // Half hit or miss, half confidence: the latter tells a narrow hit from a clear one.
+                        let hit = if answer == example.label { 1.0 } else { 0.0 };
+                        0.5 * (hit + p[example.label])
+                    } else {
+                        largest[answer]
+                    };
                 }
             }
             (inputs, utilities)

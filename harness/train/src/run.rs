@@ -92,7 +92,7 @@ pub(crate) fn run(train: Dataset, options: &Options) -> Result<()> {
     let at_random = run.router_cases(&pool.spec, &routers, &judgements.folds, right, &mut rounded)?;
     let prices = Prices::of(&pool.spec, LinkProfile::UART)?;
     let curve = operations(&cases, &prices)?;
-    let chosen = choose(&cases, &curve, utilities.step()).context("no operation to choose from")?;
+    let chosen = choose(&cases, &curve, &prices, utilities.step())?.context("no operation to choose from")?;
     pool.programs.insert(0, last.answering);
     pool.programs.push(last.integers);
     pool.spec.edition = Pool::edition(&pool.programs);

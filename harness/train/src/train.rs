@@ -206,9 +206,6 @@ pub(crate) fn logit_scale(bits: &Bits, largest: f32) -> f64 {
     f64::from(1u32 << (bits.output - 1)) / OUTPUT_ROOM / f64::from(largest)
 }
 
-/// Target of a model's utility where nobody knows it: it teaches nothing.
-pub(crate) const UNKNOWN: f32 = f32::NAN;
-
 /// Fixed inputs for the router, each with a yes-or-no target per model and one distribution over the
 /// classes.
 pub(crate) struct Judged {

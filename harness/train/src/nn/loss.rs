@@ -14,10 +14,10 @@ pub(crate) fn cross_entropy(logits: &[f32], targets: &[f32], classes: usize) -> 
     (loss / f64::from(n), probabilities)
 }
 
-/// Independent yes-or-no targets, of which those that are NaN are not known: the gradient only, the loss is not reported.
+/// Independent yes-or-no targets: the gradient only, the loss is not reported.
 pub(crate) fn binary_gradient(logits: &[f32], targets: &[f32], outputs: usize) -> Vec<f32> {
     let n = (logits.len() / outputs) as f32;
-    let gradient = |(&l, &t): (&f32, &f32)| if t.is_nan() { 0.0 } else { (sigmoid(l) - t) / n };
+    let gradient = |(&l, &t): (&f32, &f32)| (sigmoid(l) - t) / n;
     logits.iter().zip(targets).map(gradient).collect()
 }
 
