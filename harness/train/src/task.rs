@@ -242,7 +242,6 @@ impl Plan {
             variants: 4,
             models: vec![
                 fine("micro", [4, 64, 0, 32, 1]),
-                usual("small", [4, 64, 0, 64, 2]),
                 usual("large", [8, 64, 4, 128, 2]),
             ],
             space: Space { tokens: vec![4, 8, 16], most_layers: 4 },
