@@ -144,13 +144,13 @@ impl Demo {
 
         let cases = self.measure(&pool, &examples, &slots, count, step, lambda)?;
         let report = self.report(&pool, &slots, &cases, total, count, lambda)?;
-        print(&report)?;
+        let printed = print(&report);
         if let Some(path) = &self.json {
             std::fs::write(path, serde_json::to_string_pretty(&report)?)
                 .with_context(|| format!("cannot write {}", path.display()))?;
         }
         ensure!(report.cost_model_matches_bytes, "the measured bytes differ from the cost model's");
-        Ok(())
+        printed
     }
 
     /// The programs that fit the device; says which do not.

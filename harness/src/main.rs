@@ -4,7 +4,7 @@
 macro_rules! say {
     ($($text:tt)*) => {{
         use std::io::Write;
-        writeln!(std::io::stdout(), $($text)*)?
+        writeln!(std::io::stdout(), $($text)*).map_err(crate::unread)?
     }};
 }
 
@@ -93,7 +93,7 @@ fn main() -> ExitCode {
         .init();
     match run(Arguments::parse()) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) if reader_left(&error) => ExitCode::SUCCESS,
+        Err(error) if error.is::<ReaderLeft>() => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("secure-router: {error:#}");
             ExitCode::FAILURE
@@ -101,9 +101,13 @@ fn main() -> ExitCode {
     }
 }
 
-/// Whether whoever read standard output wants no more, as `head` does.
-fn reader_left(error: &anyhow::Error) -> bool {
-    error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+/// Whoever read standard output wants no more, as `head` does.
+#[derive(Debug, thiserror::Error)]
+#[error("nobody reads the output")]
+struct ReaderLeft;
+
+fn unread(error: std::io::Error) -> anyhow::Error {
+    if error.kind() == std::io::ErrorKind::BrokenPipe { ReaderLeft.into() } else { error.into() }
 }
 
 fn run(arguments: Arguments) -> Result<()> {
@@ -145,9 +149,15 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
 
 /// Binds, and says where on standard output, for people and for processes that wait for it.
 async fn listen(address: &str) -> Result<tokio::net::TcpListener> {
+    use std::io::Write;
+
     use anyhow::Context;
     let listener =
         tokio::net::TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
-    say!("listening on {}", listener.local_addr()?);
-    Ok(listener)
+    let address = listener.local_addr()?;
+    // A party serves whether or not anybody wants to know where.
+    match writeln!(std::io::stdout(), "listening on {address}") {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(listener),
+    }
 }

@@ -157,8 +157,9 @@ impl Measure {
             }
             all.push(figures);
         }
-        print(&all)?;
-        check(&all)
+        let printed = print(&all);
+        check(&all)?;
+        printed
     }
 }
 

@@ -42,7 +42,7 @@ impl Parties {
         let (server_keys, dealer_keys, _) = provision::paths(&keys, "demo");
         let (dealer, dealer_address) = Process::listening(
             party("deal")
-                .args(["--listen=127.0.0.1:0", "--while-stdin-is-open"])
+                .arg("--listen=127.0.0.1:0")
                 .arg("--keys")
                 .arg(dealer_keys)
                 .arg("--store")
@@ -50,7 +50,7 @@ impl Parties {
         )?;
         let (server, server_address) = Process::listening(
             party("serve")
-                .args(["--listen=127.0.0.1:0", "--while-stdin-is-open", "--dealer", &dealer_address])
+                .args(["--listen=127.0.0.1:0", "--dealer", &dealer_address])
                 .args(logits.then_some("--logits"))
                 .arg(format!("--routing={routing}"))
                 .arg("--keys")
@@ -123,16 +123,15 @@ pub(crate) fn party(command: &str) -> Command {
 pub(crate) struct Process(Child);
 
 impl Process {
-    /// Its standard input ends with this process, however that ends.
     fn start(command: &mut Command) -> Result<(Self, BufReader<ChildStdout>)> {
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().context("cannot start a party")?;
         let stdout = child.stdout.take().context("a party has no output")?;
         Ok((Self(child), BufReader::new(stdout)))
     }
 
-    /// Starts a party that listens, and waits until it says where.
+    /// Starts a party that listens, and waits until it says where. It ends with this process, however that ends.
     pub(crate) fn listening(command: &mut Command) -> Result<(Self, String)> {
-        let (process, mut output) = Self::start(command)?;
+        let (process, mut output) = Self::start(command.arg("--while-stdin-is-open"))?;
         let mut line = String::new();
         output.read_line(&mut line)?;
         match line.trim().strip_prefix("listening on ") {

@@ -36,7 +36,8 @@ pub(crate) struct Report {
     /// The whole test split.
     #[arg(long, conflicts_with = "count")]
     all: bool,
-    /// Weights of cost to route with, in 1/256; the pool's own is always among them, and alone if none is given.
+    /// Weights of cost to route with, in 1/256; the pool's own is always among them, and alone if this is given
+    /// without a value.
     #[arg(long, value_delimiter = ',', num_args = 0.., default_value = "0,10,30,100")]
     lambdas: Vec<u16>,
     /// Links that the router reckons with: uart, ble, lan.

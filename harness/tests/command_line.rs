@@ -2,7 +2,7 @@
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic, reason = "a test")]
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, ErrorKind};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -92,8 +92,8 @@ fn a_reader_that_has_seen_enough_is_no_error() {
 fn parties_end_with_the_demo_that_was_killed() {
     let mut demo = Command::new(env!("CARGO_BIN_EXE_secure-router"));
     let mut demo = demo.args(["demo", "--count", "750"]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-    let mut line = String::new();
-    BufReader::new(demo.stderr.take().unwrap()).read_line(&mut line).unwrap();
+    let said = BufReader::new(demo.stderr.take().unwrap());
+    let line = said.lines().map(Result::unwrap).find(|line| line.starts_with("dealer on")).unwrap();
     let addresses: Vec<&str> = line.split([' ', ',']).filter(|word| word.starts_with("127.0.0.1:")).collect();
     assert_eq!(addresses.len(), 2, "{line}");
     addresses.iter().for_each(|address| drop(TcpStream::connect(address).unwrap()));
@@ -101,9 +101,10 @@ fn parties_end_with_the_demo_that_was_killed() {
     demo.wait().unwrap();
     let patience = Instant::now() + Duration::from_secs(60);
     for address in addresses {
-        while TcpStream::connect(address).is_ok() {
+        let gone = || TcpStream::connect(address).is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused);
+        while !gone() {
             assert!(Instant::now() < patience, "{address} still listens");
-            std::thread::yield_now();
+            std::thread::sleep(Duration::from_millis(20));
         }
     }
 }

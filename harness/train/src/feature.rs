@@ -39,7 +39,8 @@ pub(crate) struct Wobble {
     pub(crate) noise: (f32, f32),
     pub(crate) offset: f32,
     pub(crate) gain: f32,
-    /// Rotation of each three channels, in radians: a device that is worn otherwise. 0 where channels are no axes.
+    /// Deviation of the angle by which each three channels are turned, in radians: a device that is worn otherwise. 0
+    /// where channels are no axes.
     pub(crate) turn: f32,
 }
 
@@ -176,8 +177,10 @@ impl Features {
         if wobble.turn > 0.0 {
             let turn = Turn::random(wobble.turn * rng.normal(), rng);
             let mut turned = example.clone();
-            let (axes, _) = turned.values.as_chunks_mut::<3>();
-            axes.iter_mut().for_each(|axes| *axes = turn.apply(*axes));
+            for row in turned.values.chunks_exact_mut(self.channels()) {
+                let (axes, _) = row.as_chunks_mut::<3>();
+                axes.iter_mut().for_each(|axes| *axes = turn.apply(*axes));
+            }
             return self.wobbled(&turned, frames, &Wobble { turn: 0.0, ..*wobble }, rng);
         }
         let ends = wobble.ends;

@@ -103,9 +103,9 @@ pub(crate) fn operate(cases: &[Case], prices: &Prices, lambda: u16) -> Result<Op
     Ok(Operation { lambda, accuracy: right as f64 / n, shares, time, cost: time / prices.dearest() })
 }
 
-/// Accuracy that the recommended `lambda` may be expected to give up against the largest model: half of the half point
-/// that is worth mentioning, the other half being for what validation cannot know.
-const TOLERANCE: f64 = 0.0025;
+/// Accuracy that the recommended `lambda` may be expected to give up against the largest model: of the half point that is
+/// worth mentioning, all but a tenth for what validation cannot know.
+const TOLERANCE: f64 = 0.004;
 
 /// Operations over a grid of lambdas, dearest first; of equal ones the first.
 pub(crate) fn operations(cases: &[Case], prices: &Prices) -> Result<Vec<Operation>> {
@@ -126,12 +126,12 @@ struct Advantage {
 }
 
 impl Advantage {
-    /// Least squares; a little data leave the slope at `step`, what a step of utility says it is worth.
+    /// Least squares; few data leave the slope at `step`, what a step of utility says it is worth.
     fn fit(cases: &[Case], m: usize, step: f64) -> Self {
         /// As much as a hundred cases that lie a tenth of probability from the mean.
         const RIDGE: f64 = 1.0;
-        let n = cases.len().max(1) as f64;
-        let points: Vec<(f64, f64)> = cases.iter().map(|case| case.against_last(m)).collect();
+        let points: Vec<(f64, f64)> = cases.iter().filter(|c| c.in_range).map(|case| case.against_last(m)).collect();
+        let n = points.len().max(1) as f64;
         let mean = |of: fn(&(f64, f64)) -> f64| points.iter().map(of).sum::<f64>() / n;
         let (x, y) = (mean(|p| p.0), mean(|p| p.1));
         let ridge = RIDGE / (step * step);
@@ -146,7 +146,7 @@ impl Case {
     /// By how many steps the largest model's utility is above that of model `m`, and by how much it is right and `m` not.
     fn against_last(&self, m: usize) -> (f64, f64) {
         let last = self.right.len() - 1;
-        let hit = |m: usize| f64::from(u8::from(self.in_range && self.right[m]));
+        let hit = |m: usize| f64::from(u8::from(self.right[m]));
         (f64::from(self.utilities[last] - self.utilities[m]), hit(last) - hit(m))
     }
 }
@@ -165,13 +165,17 @@ pub(crate) fn choose<'c>(
     let lost = |operation: &Operation| -> Result<f64> {
         let costs = prices.scores(operation.lambda)?;
         let of = |case: &Case| {
+            if !case.in_range {
+                return f64::from(u8::from(case.right[models - 1]));
+            }
             let to = case.route(&costs);
             let Advantage { level, slope } = advantages[to];
             if to + 1 == models { 0.0 } else { level + slope * case.against_last(to).0 }
         };
         Ok(cases.iter().map(of).sum::<f64>() / cases.len().max(1) as f64)
     };
-    let paying = curve.iter().filter(|o| o.cost < 1.0);
+    let largest = prices.models.last().copied().unwrap_or(0) as f64;
+    let paying = curve.iter().filter(|o| o.time < largest);
     let judged = paying.map(|o| Ok((lost(o)?, o))).collect::<Result<Vec<_>>>()?;
     let good = judged.iter().filter(|(lost, _)| *lost <= TOLERANCE).min_by(|(_, a), (_, b)| a.time.total_cmp(&b.time));
     let best = || judged.iter().min_by(|(a, _), (b, _)| a.total_cmp(b));
@@ -194,7 +198,7 @@ mod tests {
         let easy = || Case { utilities: vec![254, 100, 254], right: vec![true, false, true], in_range: true };
         let hard = || Case { utilities: vec![100, 100, 250], right: vec![false, false, true], in_range: true };
         let cases: Vec<Case> = (0..100).map(|i| if i % 10 == 0 { hard() } else { easy() }).collect();
-        let train = toy("sensor", 6, 128, 40);
+        let train = toy("speech", 13, 9, 40);
         let pool = crate::run::assemble(&train, &Task::of(&train, None).unwrap(), Vec::new()).unwrap();
         let prices = Prices::of(&pool.spec, LinkProfile::UART).unwrap();
         let curve = operations(&cases, &prices).unwrap();
@@ -206,14 +210,15 @@ mod tests {
         let time = 0.9 * prices.routed[0] as f64 + 0.1 * prices.routed[2] as f64;
         assert!((chosen.time - time).abs() < 1e-6 * time);
         // What costs as much as the largest model is no choice.
-        let dear: Vec<Operation> = curve.iter().map(|o| Operation { cost: o.cost + 0.95, ..o.clone() }).collect();
+        let dear: Vec<Operation> =
+            curve.iter().map(|o| Operation { time: o.time + prices.dearest(), ..o.clone() }).collect();
         assert_eq!(choose(&cases, &dear).lambda, curve.last().unwrap().lambda);
         // Where the largest model is better than the router believes, everywhere, the dearest choice is the best.
         let doubted =
             |i: i32| Case { utilities: vec![200 - i, 0, 200], right: vec![false, false, true], in_range: true };
         let doubted: Vec<Case> = (0..100).map(doubted).collect();
         let curve = operations(&doubted, &prices).unwrap();
-        let dearest = curve.iter().find(|o| o.cost < 1.0).unwrap();
+        let dearest = curve.iter().find(|o| o.time < prices.dearest()).unwrap();
         assert_eq!(choose(&doubted, &curve).lambda, dearest.lambda);
     }
 }

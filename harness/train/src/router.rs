@@ -1,6 +1,6 @@
 //! The router: how likely is each model to be right on this input? Models know their own training data
 //! by heart, so the router learns from models that have not seen the example (out of fold), on several
-//! variants of each. It is the cheapest model as well: one trunk learns the utilities and the classes.
+//! variants of each, and less from the others. It is the cheapest model as well: one trunk learns the utilities and the classes.
 
 use crate::calibration::Calibration;
 use crate::cross_fit::CrossFit;
@@ -17,23 +17,24 @@ use indicatif::ProgressBar;
 use rayon::prelude::*;
 use secure_router_core::model::UTILITY_MAX;
 
-/// Variants of an example that no copy is out of fold for: enough to learn the classes from.
+/// Variants of an example that nobody validates.
 const UNJUDGED_VARIANTS: usize = 2;
 
-/// Examples with, for every model, how right an out-of-fold copy of it is; or, where no copy is out of fold, how right
-/// the first fold's copy of it is in the eyes of that of the largest, which knows the label but does not say.
+/// Examples with, for every model, how right an out-of-fold copy of it is. In folds that nobody validates all copies have
+/// seen the example; then an answer is as right as a copy of the largest model thinks it. That favours the largest, and
+/// is known of many more examples; calibration takes the bias out in the mean.
 pub(crate) struct Judgements<'a> {
     inputs: Vec<Vec<f32>>,
     labels: Vec<usize>,
-    /// Per example and variant: one value in [0, 1] per model.
+    /// Of the validated examples, which come first, per variant: one value in [0, 1] per model.
     utilities: Vec<Vec<f32>>,
-    /// Folds of the router's own cross-fitting, of the validated examples. These come first.
+    /// Folds of the router's own cross-fitting, of the validated examples.
     pub(crate) folds: Vec<usize>,
-    /// Who teaches the classes to the router that is trained without each of these folds: the copy of the largest
-    /// model that has not seen them either. What a teacher knows its pupil knows.
-    teachers: Vec<&'a Model>,
-    /// Teaches the router that is trained on all examples.
-    teacher: &'a Model,
+    /// Per such fold the copies of all models that have not seen it. They alone teach the router that is trained without
+    /// the fold: what a teacher knows its pupil knows.
+    unseeing: Vec<&'a [Model]>,
+    /// Teaches the classes to the router that is trained on all examples.
+    largest: &'a Model,
     models: usize,
     classes: usize,
 }
@@ -58,19 +59,13 @@ impl<'a> Judgements<'a> {
             for _ in 1..variants {
                 inputs.extend(run.features.variant_on_grid(example, &mut rng));
             }
-            let said = |model: &Model| softmax(&predict(&mut model.clone(), &inputs, &Mode::NEAREST), classes);
-            let of_models: Vec<Vec<f32>> = unseen.unwrap_or(&out_of_fold[0]).iter().map(said).collect();
-            let (mut utilities, largest) = (vec![0.0; variants * models], &of_models[models - 1]);
-            for (m, of_model) in of_models.iter().enumerate() {
-                for (v, (p, largest)) in of_model.chunks_exact(classes).zip(largest.chunks_exact(classes)).enumerate() {
-                    let answer = argmax(p);
-                    utilities[v * models + m] = if unseen.is_some() {
-                        // Half hit or miss, half confidence: the latter tells a narrow hit from a clear one.
-                        let hit = if answer == example.label { 1.0 } else { 0.0 };
-                        0.5 * (hit + p[example.label])
-                    } else {
-                        largest[answer]
-                    };
+            let mut utilities = vec![0.0; variants * models];
+            for (m, model) in unseen.into_iter().flatten().enumerate() {
+                let said = said(&mut model.clone(), &inputs, classes);
+                for (p, row) in said.chunks_exact(classes).zip(utilities.chunks_exact_mut(models)) {
+                    // Half hit or miss, half confidence: the latter tells a narrow hit from a clear one.
+                    let hit = if argmax(p) == example.label { 1.0 } else { 0.0 };
+                    row[m] = 0.5 * (hit + p[example.label]);
                 }
             }
             (inputs, utilities)
@@ -79,35 +74,33 @@ impl<'a> Judgements<'a> {
         let order: Vec<usize> = run.validated.iter().copied().chain(others).collect();
         let labels = order.iter().map(|&i| run.data.examples[i].label).collect();
         let judged: Vec<(Vec<f32>, Vec<f32>)> = order.into_par_iter().map(judge).collect();
-        let (inputs, utilities) = judged.into_iter().unzip();
-        let last = |copies: &'a Vec<Model>| copies.last();
-        let (folds, teachers) = if let [copies] = out_of_fold {
+        let (inputs, mut utilities): (Vec<_>, Vec<_>) = judged.into_iter().unzip();
+        utilities.truncate(run.validated.len());
+        let (folds, unseeing) = if let [copies] = out_of_fold {
             let examples = run.validated.iter().map(|&i| &run.data.examples[i]);
-            (folds(examples, parts, run.seed), last(copies).into_iter().cycle().take(parts).collect())
+            (folds(examples, parts, run.seed), vec![copies.as_slice(); parts])
         } else {
-            (run.validated.iter().map(|&i| run.folds[i]).collect(), out_of_fold.iter().filter_map(last).collect())
+            let folds = run.validated.iter().map(|&i| run.folds[i]).collect();
+            (folds, out_of_fold.iter().map(Vec::as_slice).collect())
         };
-        Self { inputs, labels, utilities, folds, teachers, teacher: largest, models, classes }
+        Self { inputs, labels, utilities, folds, unseeing, largest, models, classes }
     }
 
     /// Every fold that a router is trained without, and none.
     pub(crate) fn held_out(&self) -> Vec<Option<usize>> {
-        (0..self.teachers.len()).map(Some).chain([None]).collect()
+        (0..self.unseeing.len()).map(Some).chain([None]).collect()
     }
 
     /// What a router is trained on; without one fold if `held_out` is given.
     fn source(&self, held_out: Option<usize>) -> Judged {
-        let teacher = held_out.map_or(self.teacher, |fold| self.teachers[fold]);
-        let own = self.folds.iter().copied().map(Some).chain(std::iter::repeat(None));
-        let used: Vec<usize> = (0..self.inputs.len())
-            .zip(own)
-            .filter(|(_, own)| own.is_none() || *own != held_out)
-            .map(|(i, _)| i)
-            .collect();
-        let taught = |teacher: &mut Model, &i: &usize| {
-            let logits = predict(teacher, &self.inputs[i], &Mode::NEAREST);
-            let classes = softmax(&logits, self.classes);
-            let rows = self.utilities[i].chunks_exact(self.models).zip(classes.chunks_exact(self.classes));
+        let judges = self.unseeing[held_out.unwrap_or(0)];
+        let teacher = held_out.and_then(|_| judges.last()).unwrap_or(self.largest);
+        let used: Vec<usize> =
+            (0..self.inputs.len()).filter(|&i| held_out.is_none() || self.folds.get(i).copied() != held_out).collect();
+        let targets = |(judges, teacher): &mut (Vec<Model>, Model), &i: &usize| {
+            let utilities = self.utilities.get(i).cloned().unwrap_or_else(|| self.esteem(judges, &self.inputs[i]));
+            let classes = said(teacher, &self.inputs[i], self.classes);
+            let rows = utilities.chunks_exact(self.models).zip(classes.chunks_exact(self.classes));
             let row = |(utilities, classes): (&[f32], &[f32])| {
                 let mut classes = classes.to_vec();
                 taught(&mut classes, self.labels[i]);
@@ -115,9 +108,19 @@ impl<'a> Judgements<'a> {
             };
             rows.flat_map(row).collect::<Vec<f32>>()
         };
-        let targets = used.par_iter().map_init(|| teacher.clone(), taught).collect::<Vec<_>>().concat();
+        let own = || (judges.to_vec(), teacher.clone());
+        let targets = used.par_iter().map_init(own, targets).collect::<Vec<_>>().concat();
         let inputs = used.iter().flat_map(|&i| &self.inputs[i]).copied().collect();
         Judged { inputs, targets, models: self.models, classes: self.classes }
+    }
+
+    /// How likely each model's answer is, per variant, in the eyes of the last.
+    fn esteem(&self, models: &mut [Model], inputs: &[f32]) -> Vec<f32> {
+        let all: Vec<Vec<f32>> = models.iter_mut().map(|model| said(model, inputs, self.classes)).collect();
+        let Some(last) = all.last() else { return Vec::new() };
+        let rows = last.chunks_exact(self.classes).enumerate();
+        let answer = |v: usize, of_model: &[f32]| argmax(&of_model[v * self.classes..][..self.classes]);
+        rows.flat_map(|(v, last)| all.iter().map(move |of_model| last[answer(v, of_model)])).collect()
     }
 
     /// Outputs for the validated examples, each of the one of `routers` that has not seen it.
@@ -129,6 +132,11 @@ impl<'a> Judgements<'a> {
         };
         self.inputs.par_iter().zip(&self.folds).map(of).collect()
     }
+}
+
+/// What a model says of each class, per input.
+fn said(model: &mut Model, inputs: &[f32], classes: usize) -> Vec<f32> {
+    softmax(&predict(model, inputs, &Mode::NEAREST), classes)
 }
 
 /// Head-room of the index of a utility, above the range of all variants that the router was trained on.
@@ -246,31 +254,41 @@ mod tests {
     use crate::task::Task;
     use crate::task::tests::toy;
 
-    /// A pupil knows what its teacher knows: taught by a copy that has seen the held-out fold, a router would be
-    /// better on it than on unknown inputs, and its calibration too sure.
+    /// Otherwise a router would be better on what it is held to than on unknown inputs, and its calibration too sure.
     #[test]
     fn no_router_is_taught_by_a_model_that_has_seen_what_it_is_held_to() {
-        let data = toy("sensor", 6, 128, 40);
-        let task = Task::of(&data, None).unwrap().quick();
+        let data = toy("sensor", 6, 128, 60);
+        let mut task = Task::of(&data, None).unwrap().quick();
+        (task.folds, task.copies) = (3, 2);
         let run = CrossFit::new(&data, &task, 1, 1).unwrap();
-        let model = |held_out| run.train_one(&task.models[0], held_out, None);
+        let recipe = Recipe { epochs: 6, ..task.models[0].clone() };
+        let model = |held_out| run.train_one(&recipe, held_out, None);
         let (copies, largest) = ([vec![model(Some(0))], vec![model(Some(1))]], model(None));
         let judgements = Judgements::collect(&run, &copies, &largest, 1, 5);
-        assert_eq!(judgements.folds, run.folds);
-        let teachers = [&copies[0][0], &copies[1][0], &largest];
-        for (held_out, teacher) in judgements.held_out().into_iter().zip(teachers) {
-            let Judged { inputs, targets, models, classes } = judgements.source(held_out);
+        assert!(judgements.folds.len() < data.examples.len());
+        let near = |a: &f32, b: &f32| (a - b).abs() < 1e-5;
+        for (held_out, (teacher, judge)) in
+            judgements.held_out().into_iter().zip([(&copies[0], 0), (&copies[1], 1), (&vec![largest.clone()], 0)])
+        {
+            let Judged { inputs, targets, classes, .. } = judgements.source(held_out);
             let seen = run.folds.iter().filter(|fold| held_out != Some(**fold)).count();
-            assert_eq!(targets.len(), seen * (models + classes));
-            let told = softmax(&predict(&mut teacher.clone(), &inputs, &Mode::NEAREST), classes);
-            for (target, told) in targets.chunks_exact(models + classes).zip(told.chunks_exact(classes)) {
+            assert_eq!(targets.len(), seen * (1 + classes));
+            let told = |model: &Model| said(&mut model.clone(), &inputs, classes);
+            let (taught_by, judged_by) = (told(&teacher[0]), told(&copies[judge][0]));
+            for (example, target) in targets.chunks_exact(1 + classes).enumerate() {
+                let of = |all: &[f32]| all[example * classes..][..classes].to_vec();
                 let mixed = |label: usize| {
-                    let mut told = told.to_vec();
+                    let mut told = of(&taught_by);
                     taught(&mut told, label);
                     told
                 };
-                let same = |label| mixed(label).iter().zip(&target[models..]).all(|(a, b)| (a - b).abs() < 1e-5);
+                let same = |label| mixed(label).iter().zip(&target[1..]).all(|(a, b)| near(a, b));
                 assert!((0..classes).any(same), "{held_out:?}");
+                // The last third is of the fold that nobody validates.
+                if example >= seen - run.folds.iter().filter(|fold| **fold == 2).count() {
+                    let judged = of(&judged_by);
+                    assert!(near(&judged[argmax(&judged)], &target[0]), "{held_out:?}");
+                }
             }
         }
     }

@@ -52,6 +52,9 @@ pub(crate) fn run(train: Dataset, options: &Options) -> Result<()> {
     let started = std::time::Instant::now();
     let (train, task) = prepare(train, options.chosen.as_deref(), options.quick)?;
     let models = &task.models;
+    let spec = spec_of(&train, &task, models, Some(&task.router))?;
+    let prices = Prices::of(&spec, LinkProfile::UART)?;
+    ensure!(prices.models.is_sorted(), "the models do not stand cheapest first");
     let parts = if options.quick { 2 } else { ROUTER_PARTS };
     let routers = 1 + if task.copies > 1 { task.copies } else { parts };
     let epochs = models.iter().map(|r| r.epochs).sum::<usize>() * (task.copies + 1);
@@ -90,7 +93,6 @@ pub(crate) fn run(train: Dataset, options: &Options) -> Result<()> {
     let cases = run.router_cases(&pool.spec, &routers, &judgements.folds, right.clone(), &mut Nearest)?;
     let mut rounded = Stochastic(Rng::new(options.seed, "agreement"));
     let at_random = run.router_cases(&pool.spec, &routers, &judgements.folds, right, &mut rounded)?;
-    let prices = Prices::of(&pool.spec, LinkProfile::UART)?;
     let curve = operations(&cases, &prices)?;
     let chosen = choose(&cases, &curve, &prices, utilities.step())?.context("no operation to choose from")?;
     pool.programs.insert(0, last.answering);
@@ -116,10 +118,8 @@ pub(crate) fn run(train: Dataset, options: &Options) -> Result<()> {
             ),
         );
     }
-    println!("what a lambda buys, on validation:");
-    for operation in &curve {
-        println!("  {}", described(operation));
-    }
+    say("what a lambda buys, on validation:");
+    curve.iter().for_each(|operation| say(&format!("  {}", described(operation))));
     report.line(
         "router",
         format!(
@@ -159,8 +159,14 @@ pub(crate) fn run(train: Dataset, options: &Options) -> Result<()> {
     std::fs::create_dir_all(options.out).with_context(|| format!("cannot create {}", options.out.display()))?;
     let path = options.out.join("pool.safetensors");
     let size = pool.write(&path, about)?;
-    println!("wrote {} ({size} bytes) in {:.0} s", path.display(), started.elapsed().as_secs_f64());
+    say(&format!("wrote {} ({size} bytes) in {:.0} s", path.display(), started.elapsed().as_secs_f64()));
     Ok(())
+}
+
+/// A line of the report. Nobody reading it is no reason to lose a pool.
+fn say(line: &str) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stdout(), "{line}");
 }
 
 /// Prints each line and keeps it for the file's metadata.
@@ -171,7 +177,7 @@ struct Report {
 
 impl Report {
     fn line(&mut self, key: &str, text: String) {
-        println!("{key}: {text}");
+        say(&format!("{key}: {text}"));
         self.entries.insert(key.to_owned(), text);
     }
 }

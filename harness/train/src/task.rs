@@ -240,10 +240,7 @@ impl Plan {
             folds: 5,
             copies: 5,
             variants: 4,
-            models: vec![
-                fine("micro", [4, 64, 0, 32, 1]),
-                usual("large", [8, 64, 4, 128, 2]),
-            ],
+            models: vec![fine("micro", [4, 64, 0, 32, 2]), usual("large", [8, 64, 4, 128, 2])],
             space: Space { tokens: vec![4, 8, 16], most_layers: 4 },
             ends: Ends::of(train, FRAMES).with_more_room(),
             schedule: Schedule { small: (25, 0.004), large: (18, 0.003), router: 16 },
