@@ -5,6 +5,7 @@ use std::fmt;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use secure_router::provision;
@@ -86,17 +87,19 @@ impl Parties {
         Ok(())
     }
 
-    /// The turns that the server has counted so far.
-    pub(crate) fn half_trips(&self) -> Result<HalfTrips> {
-        let text = std::fs::read_to_string(self.directory.path().join("records"));
-        let text = text.context("the server left no records")?;
-        let records = text.lines().map(serde_json::from_str).collect::<Result<_, _>>();
-        Ok(HalfTrips(records.context("a record of the server is not whole")?))
+    /// The turns that the server has counted.
+    pub(crate) fn half_trips(&self) -> HalfTrips {
+        HalfTrips { path: self.directory.path().join("records"), read: 0, records: VecDeque::new() }
     }
 }
 
 /// Turns of the programs that ran, in the order of the answers.
-pub(crate) struct HalfTrips(VecDeque<Record>);
+pub(crate) struct HalfTrips {
+    path: PathBuf,
+    /// Records read so far.
+    read: usize,
+    records: VecDeque<Record>,
+}
 
 impl HalfTrips {
     /// Of the next answer, which `model` gave to a question to `slot`.
@@ -107,9 +110,27 @@ impl HalfTrips {
             _ if pool.router_answers(model) => 1,
             _ => 2,
         };
-        (0..programs)
-            .map(|_| self.0.pop_front().map(|record| record.half_trips).context("the server left too few records"))
-            .sum()
+        (0..programs).map(|_| Ok(self.next()?.half_trips)).sum()
+    }
+
+    /// A device has its answer before the server has written down how it came about.
+    fn next(&mut self) -> Result<Record> {
+        const PATIENCE: Duration = Duration::from_secs(30);
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(record) = self.records.pop_front() {
+                return Ok(record);
+            }
+            let text = std::fs::read_to_string(&self.path).context("the server left no records")?;
+            for line in text.split_inclusive('\n').skip(self.read).filter(|line| line.ends_with('\n')) {
+                self.records.push_back(serde_json::from_str(line).context("a record of the server is not one")?);
+                self.read += 1;
+            }
+            ensure!(Instant::now() < deadline, "the server left too few records");
+            if self.records.is_empty() {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        }
     }
 }
 

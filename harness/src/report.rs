@@ -211,7 +211,7 @@ impl Checked<'_> {
     }
 
     fn half_trips(&self, parties: &Parties) -> Result<()> {
-        let mut trips = parties.half_trips()?;
+        let mut trips = parties.half_trips();
         for (slot, model) in &self.answers {
             let seen = trips.of(&self.pool.spec, *slot, *model)?;
             let said = self.cost(*slot, *model)?.online.half_trips;
