@@ -11,7 +11,7 @@ out=$2
 seeds=${3:-1 2 3 4 5}
 # Beside each pool's own.
 case $task in
-    speech) lambdas=10 ;;
+    speech) lambdas=30 ;;
     image) lambdas=8 ;;
     *) lambdas= ;;
 esac
