@@ -78,7 +78,7 @@ impl Parties {
 
     /// Runs a device, and hands on each of its answers.
     pub(crate) fn answers(&self, device: &mut Command, mut each: impl FnMut(Answer) -> Result<()>) -> Result<()> {
-        let (mut device, lines) = Process::start(device)?;
+        let (mut device, lines) = Process::start(device.stdin(Stdio::null()))?;
         for line in lines.lines() {
             each(serde_json::from_str(&line?).context("the device said something else than an answer")?)?;
         }
@@ -145,14 +145,14 @@ pub(crate) struct Process(Child);
 
 impl Process {
     fn start(command: &mut Command) -> Result<(Self, BufReader<ChildStdout>)> {
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().context("cannot start a party")?;
+        let mut child = command.stdout(Stdio::piped()).spawn().context("cannot start a party")?;
         let stdout = child.stdout.take().context("a party has no output")?;
         Ok((Self(child), BufReader::new(stdout)))
     }
 
     /// Starts a party that listens, and waits until it says where. It ends with this process, however that ends.
     pub(crate) fn listening(command: &mut Command) -> Result<(Self, String)> {
-        let (process, mut output) = Self::start(command.arg("--while-stdin-is-open"))?;
+        let (process, mut output) = Self::start(command.arg("--while-stdin-is-open").stdin(Stdio::piped()))?;
         let mut line = String::new();
         output.read_line(&mut line)?;
         match line.trim().strip_prefix("listening on ") {

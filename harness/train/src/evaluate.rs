@@ -30,24 +30,24 @@ pub(crate) fn run(pool_file: &Path, test_file: &Path, lambda: Option<u16>) -> Re
     let own = about.get("lambda").context("the pool file names no lambda")?;
     let own: u16 = own.parse().context("lambda is not a number of 16 bits")?;
     let lambda = lambda.unwrap_or(own);
-    println!("lambda {lambda}/256, {} test examples", test.labels.len());
+    say!("lambda {lambda}/256, {} test examples", test.labels.len());
     let mut nearest: Vec<Case> = Vec::new();
     for rounding in [Rounding::Nearest, Rounding::Stochastic] {
-        println!("rounding: {rounding:?}");
+        say!("rounding: {rounding:?}");
         let (cases, out_of_range) = cases(&pool, &test, rounding)?;
         for (link, profile) in LINKS {
             let prices = Prices::of(&pool.spec, profile)?;
             if link == LINKS[0].0 {
                 for (m, model) in pool.spec.models.iter().enumerate() {
                     let (share, bytes) = (100.0 * accuracy(&cases, m), prices.bytes[m]);
-                    println!("  {}: {share:.2} %, {} out of range, {bytes} bytes", model.name, out_of_range[m]);
+                    say!("  {}: {share:.2} %, {} out of range, {bytes} bytes", model.name, out_of_range[m]);
                 }
                 let failed = cases.iter().filter(|c| !c.in_range).count();
-                println!("  router: {failed} out of range, {} bytes", prices.router_bytes);
+                say!("  router: {failed} out of range, {} bytes", prices.router_bytes);
             }
             let routed = operate(&cases, &prices, lambda)?;
             let shares: Vec<String> = routed.shares.iter().map(|s| format!("{:.1} %", 100.0 * s)).collect();
-            println!(
+            say!(
                 "  {link}: routed {:.2} % in {:.0} ms, {:.2} times faster than the largest, shares {}",
                 100.0 * routed.accuracy,
                 routed.time / 1e3,
@@ -56,7 +56,7 @@ pub(crate) fn run(pool_file: &Path, test_file: &Path, lambda: Option<u16>) -> Re
             );
             if !nearest.is_empty() {
                 let same = agreement(&nearest, &cases, &prices, lambda)?;
-                println!("  {link}: routed as with rounding to nearest {:.2} %", 100.0 * same);
+                say!("  {link}: routed as with rounding to nearest {:.2} %", 100.0 * same);
             }
         }
         nearest = cases;

@@ -2,6 +2,14 @@
 
 #![cfg_attr(test, expect(clippy::unwrap_used, reason = "a test fails by panicking"))]
 
+/// `println!` for reports: nobody reading them is no reason to lose what was trained.
+macro_rules! say {
+    ($($text:tt)*) => {{
+        use std::io::Write;
+        let _ = writeln!(std::io::stdout(), $($text)*);
+    }};
+}
+
 mod bits;
 mod calibration;
 mod cross_fit;
@@ -193,7 +201,7 @@ fn run(command: Command) -> Result<()> {
             let chosen = search::search(&train, link.profile(), seed, quick)?;
             let lines: Vec<String> = chosen.iter().map(serde_json::to_string).collect::<Result<_, _>>()?;
             let text = format!("[\n  {}\n]\n", lines.join(",\n  "));
-            print!("{text}");
+            say!("{}", text.trim_end());
             std::fs::write(&out, text).with_context(|| format!("cannot write {}", out.display()))
         }
         Command::Baseline { data, pool, quick } => {
@@ -229,6 +237,6 @@ fn write_test(out: &Path, train: &Dataset, test: &HeldOut) -> Result<()> {
     let task = task::Task::of(train, None)?;
     let features = feature::Features::of(train, task.arrangement);
     test.write(&out.join(TEST_FILE), &features)?;
-    println!("{} train and {} test examples", train.examples.len(), test.len());
+    say!("{} train and {} test examples", train.examples.len(), test.len());
     Ok(())
 }

@@ -94,33 +94,36 @@ impl<'a> Judgements<'a> {
     /// What a router is trained on; without one fold if `held_out` is given.
     fn source(&self, held_out: Option<usize>) -> Judged {
         let judges = self.unseeing[held_out.unwrap_or(0)];
-        let teacher = held_out.and_then(|_| judges.last()).unwrap_or(self.largest);
         let used: Vec<usize> =
             (0..self.inputs.len()).filter(|&i| held_out.is_none() || self.folds.get(i).copied() != held_out).collect();
-        let targets = |(judges, teacher): &mut (Vec<Model>, Model), &i: &usize| {
-            let utilities = self.utilities.get(i).cloned().unwrap_or_else(|| self.esteem(judges, &self.inputs[i]));
-            let classes = said(teacher, &self.inputs[i], self.classes);
-            let rows = utilities.chunks_exact(self.models).zip(classes.chunks_exact(self.classes));
+        // Judges, largest last, and behind them who teaches the classes, if that is not the last judge.
+        let own = || judges.iter().chain(held_out.is_none().then_some(self.largest)).cloned().collect::<Vec<Model>>();
+        let targets = |own: &mut Vec<Model>, &i: &usize| {
+            // Where the utilities are known, the teacher alone is asked.
+            let known = self.utilities.get(i);
+            let asked = if known.is_some() { own.len() - 1 } else { 0 };
+            let said: Vec<Vec<f32>> =
+                own[asked..].iter_mut().map(|model| said(model, &self.inputs[i], self.classes)).collect();
+            let utilities = known.cloned().unwrap_or_else(|| self.esteem(&said[..self.models]));
+            let classes = said.last().into_iter().flat_map(|said| said.chunks_exact(self.classes));
             let row = |(utilities, classes): (&[f32], &[f32])| {
                 let mut classes = classes.to_vec();
                 taught(&mut classes, self.labels[i]);
                 [utilities, &classes].concat()
             };
-            rows.flat_map(row).collect::<Vec<f32>>()
+            utilities.chunks_exact(self.models).zip(classes).flat_map(row).collect::<Vec<f32>>()
         };
-        let own = || (judges.to_vec(), teacher.clone());
         let targets = used.par_iter().map_init(own, targets).collect::<Vec<_>>().concat();
         let inputs = used.iter().flat_map(|&i| &self.inputs[i]).copied().collect();
         Judged { inputs, targets, models: self.models, classes: self.classes }
     }
 
-    /// How likely each model's answer is, per variant, in the eyes of the last.
-    fn esteem(&self, models: &mut [Model], inputs: &[f32]) -> Vec<f32> {
-        let all: Vec<Vec<f32>> = models.iter_mut().map(|model| said(model, inputs, self.classes)).collect();
-        let Some(last) = all.last() else { return Vec::new() };
+    /// How likely each model's answer is, per variant, in the eyes of the last of those that have `said` something.
+    fn esteem(&self, said: &[Vec<f32>]) -> Vec<f32> {
+        let Some(last) = said.last() else { return Vec::new() };
         let rows = last.chunks_exact(self.classes).enumerate();
-        let answer = |v: usize, of_model: &[f32]| argmax(&of_model[v * self.classes..][..self.classes]);
-        rows.flat_map(|(v, last)| all.iter().map(move |of_model| last[answer(v, of_model)])).collect()
+        let answer = |v: usize, said: &[f32]| argmax(&said[v * self.classes..][..self.classes]);
+        rows.flat_map(|(v, last)| said.iter().map(move |said| last[answer(v, said)])).collect()
     }
 
     /// Outputs for the validated examples, each of the one of `routers` that has not seen it.

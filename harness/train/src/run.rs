@@ -52,13 +52,11 @@ pub(crate) fn run(train: Dataset, options: &Options) -> Result<()> {
     let started = std::time::Instant::now();
     let (train, task) = prepare(train, options.chosen.as_deref(), options.quick)?;
     let models = &task.models;
-    let spec = spec_of(&train, &task, models, Some(&task.router))?;
-    let prices = Prices::of(&spec, LinkProfile::UART)?;
+    let mut pool = assemble(&train, &task, Vec::new())?;
+    let prices = Prices::of(&pool.spec, LinkProfile::UART)?;
     ensure!(prices.models.is_sorted(), "the models do not stand cheapest first");
-    let parts = if options.quick { 2 } else { ROUTER_PARTS };
-    let routers = 1 + if task.copies > 1 { task.copies } else { parts };
     let epochs = models.iter().map(|r| r.epochs).sum::<usize>() * (task.copies + 1);
-    let run = CrossFit::new(&train, &task, options.seed, (epochs + task.router.epochs * routers) as u64)?;
+    let run = CrossFit::new(&train, &task, options.seed, epochs as u64)?;
 
     run.bar.set_message("models");
     let (out_of_fold, finals) = run.train_models(models, true)?;
@@ -66,13 +64,15 @@ pub(crate) fn run(train: Dataset, options: &Options) -> Result<()> {
     let everything = run.real_inputs(|_| true);
     // The first model is the router's.
     let programs = finals.par_iter().zip(&models[1..]).map(|(model, recipe)| run.export(model, recipe, &everything));
-    let mut pool = assemble(&train, &task, programs.collect::<Result<Vec<_>>>()?)?;
+    pool.programs = programs.collect::<Result<Vec<_>>>()?;
     let (mut right, out_of_range) = run.out_of_fold_hits(models, &pool.spec, &out_of_fold)?;
 
     run.bar.set_message("router");
     let largest = finals.last().context("the pool has no model")?;
+    let parts = if options.quick { 2 } else { ROUTER_PARTS };
     let judgements = Judgements::collect(&run, &out_of_fold, largest, task.variants, parts);
     let held_out = judgements.held_out();
+    run.bar.inc_length((held_out.len() * task.router.epochs) as u64);
     let train_one = |&fold: &Option<usize>| train_router(&judgements, &task.router, fold, options.seed, &run.bar);
     let mut routers: Vec<TrainedRouter> = held_out.par_iter().map(train_one).collect();
     let last = routers.pop().context("no router was trained")?;
@@ -118,8 +118,8 @@ pub(crate) fn run(train: Dataset, options: &Options) -> Result<()> {
             ),
         );
     }
-    say("what a lambda buys, on validation:");
-    curve.iter().for_each(|operation| say(&format!("  {}", described(operation))));
+    say!("what a lambda buys, on validation:");
+    curve.iter().for_each(|operation| say!("  {}", described(operation)));
     report.line(
         "router",
         format!(
@@ -159,14 +159,8 @@ pub(crate) fn run(train: Dataset, options: &Options) -> Result<()> {
     std::fs::create_dir_all(options.out).with_context(|| format!("cannot create {}", options.out.display()))?;
     let path = options.out.join("pool.safetensors");
     let size = pool.write(&path, about)?;
-    say(&format!("wrote {} ({size} bytes) in {:.0} s", path.display(), started.elapsed().as_secs_f64()));
+    say!("wrote {} ({size} bytes) in {:.0} s", path.display(), started.elapsed().as_secs_f64());
     Ok(())
-}
-
-/// A line of the report. Nobody reading it is no reason to lose a pool.
-fn say(line: &str) {
-    use std::io::Write;
-    let _ = writeln!(std::io::stdout(), "{line}");
 }
 
 /// Prints each line and keeps it for the file's metadata.
@@ -177,7 +171,7 @@ struct Report {
 
 impl Report {
     fn line(&mut self, key: &str, text: String) {
-        say(&format!("{key}: {text}"));
+        say!("{key}: {text}");
         self.entries.insert(key.to_owned(), text);
     }
 }
@@ -207,12 +201,12 @@ pub(crate) fn baseline(train: Dataset, pool: &Path, quick: bool) -> Result<()> {
     let seed = entry("seed")?.parse()?;
     let (train, task) = prepare(train, Some(&chosen), quick)?;
     let largest = task.models.last().context("the task has no model")?;
-    println!("{}: {}: {}", train.name, largest.name, entry(&largest.name)?);
+    say!("{}: {}: {}", train.name, largest.name, entry(&largest.name)?);
     let usual = Recipe { name: "usual".to_owned(), style: Style::Usual, ..largest.clone() };
     let run = CrossFit::new(&train, &task, seed, (usual.epochs * task.copies) as u64)?;
     let (out_of_fold, _) = run.train_models(&[usual], false)?;
     run.bar.finish_and_clear();
-    println!(
+    say!(
         "{}: layer norm, softmax and GELU in float: validation {:.2} %, {} parameters",
         train.name,
         100.0 * run.float_accuracy(&out_of_fold, 0),

@@ -86,7 +86,7 @@ pub(crate) fn search(train: &Dataset, link: LinkProfile, seed: u64, quick: bool)
         candidates.push(Candidate { choice, time: prices.models[0], bytes: prices.bytes[0], accuracy: 0.0 });
     }
     for (part, folds) in ROUNDS {
-        println!("{} shapes, {:.0} % of the epochs, {folds} folds", candidates.len(), 100.0 * part);
+        say!("{} shapes, {:.0} % of the epochs, {folds} folds", candidates.len(), 100.0 * part);
         let of_epochs = if quick { part / 20.0 } else { part };
         judge(train, &task, &mut candidates, of_epochs, folds, seed)?;
         candidates.sort_by_key(|c| c.time);
@@ -94,7 +94,7 @@ pub(crate) fn search(train: &Dataset, link: LinkProfile, seed: u64, quick: bool)
         for (candidate, on) in candidates.iter().zip(&front) {
             let Candidate { choice: Choice { name, precision, .. }, time, bytes, accuracy } = candidate;
             let mark = if *on { "  <" } else { "" };
-            println!(
+            say!(
                 "  {name:16} {precision:?} {:6.2} % {bytes:7} bytes {:7.1} ms{mark}",
                 100.0 * accuracy,
                 *time as f64 / 1e3
