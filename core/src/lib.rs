@@ -8,7 +8,7 @@
 //! | --- | --- |
 //! | ring and randomness | [`ring`], [`prg`], [`keys`] |
 //! | public shapes and policies | [`spec`], [`routing`], [`quota`] |
-//! | inputs | [`value`], [`text`] |
+//! | inputs | [`value`], [`text`], [`motion`] |
 //! | programs and gates | [`circuit`], [`model`], [`gate`] |
 //! | what each role does with a program | [`device`], [`server`], [`dealer`], [`clear`], [`cost`] |
 //! | between the parties | [`channel`], [`session`], [`driver`] |
@@ -46,6 +46,7 @@ pub mod error;
 pub mod gate;
 pub mod keys;
 pub mod model;
+pub mod motion;
 pub mod prg;
 pub mod quota;
 pub mod ring;
