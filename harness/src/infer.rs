@@ -75,6 +75,10 @@ pub(crate) struct Device {
     /// A text to classify instead, for a pool that takes text; may be given several times. It stays on this machine.
     #[arg(long, conflicts_with_all = ["inputs", "from", "count", "step", "device"])]
     text: Vec<String>,
+    /// A window of a motion sensor to classify instead, for a pool that takes such: a file of 128 lines of acceleration
+    /// in g and rotation in rad/s, 50 a second. It stays on this machine.
+    #[arg(long, conflicts_with_all = ["inputs", "from", "count", "step", "device", "text"])]
+    motion: Option<PathBuf>,
     /// First input.
     #[arg(long, default_value_t = 0)]
     from: usize,
@@ -288,9 +292,10 @@ impl Device {
         }
         self.connection.with(async |party| {
             let pool = party.session.pool().context("not connected")?;
-            let examples = match self.text.as_slice() {
-                [] => Examples::load(&self.inputs, pool.input_len)?,
-                texts => Examples::of_texts(texts, pool)?,
+            let examples = match (&self.motion, self.text.as_slice()) {
+                (Some(window), _) => Examples::of_motion(window, pool)?,
+                (None, []) => Examples::load(&self.inputs, pool.input_len)?,
+                (None, texts) => Examples::of_texts(texts, pool)?,
             };
             let (slots, chosen) = (party.slots(&self.program)?, self.chosen(&examples)?);
             if let Some(quotas) = self.quotas(party)? {
@@ -317,7 +322,7 @@ impl Device {
 
     /// The inputs to classify, by their places in the file.
     fn chosen<'e>(&self, examples: &'e Examples) -> Result<Vec<(usize, &'e [i16])>> {
-        if !self.text.is_empty() {
+        if self.motion.is_some() || !self.text.is_empty() {
             return Ok(examples.inputs.iter().map(Vec::as_slice).enumerate().collect());
         }
         let step = self.step.max(1);

@@ -15,7 +15,7 @@ use secure_router_core::cost::Cost;
 use secure_router_core::model::UTILITY_MAX;
 use secure_router_core::routing::Routing;
 use secure_router_core::spec::{Output, PoolSpec, SpecError};
-use secure_router_core::text;
+use secure_router_core::{motion, text};
 
 /// The secrets of one program.
 #[derive(Clone, Default)]
@@ -291,6 +291,27 @@ impl Examples {
         Ok(Self { inputs: (1..).zip(texts).map(input).collect::<Result<_>>()?, labels: Vec::new() })
     }
 
+    /// One window of a motion sensor without a label: a file of 128 lines, each with acceleration in g along three
+    /// axes and rotation in rad/s about them, divided by commas; 50 lines are a second.
+    ///
+    /// # Errors
+    /// Says that the pool takes no windows of motion, or which line is not six numbers in range.
+    pub fn of_motion(path: &Path, pool: &PoolSpec) -> Result<Self> {
+        if usize::from(pool.input_len) != motion::INPUT || pool.input_frac != motion::FRAC {
+            bail!("the pool `{}` takes no windows of motion", pool.task);
+        }
+        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let rows: Vec<[i16; motion::AXES]> = (1..)
+            .zip(text.lines())
+            .map(|(line, row)| readings(row).with_context(|| format!("line {line} is not six numbers in range")))
+            .collect::<Result<_>>()?;
+        let count = rows.len();
+        let window = rows.try_into().ok().with_context(|| format!("{count} lines are no window of 128"))?;
+        let mut input = [0; motion::INPUT];
+        motion::input(&window, &mut input);
+        Ok(Self { inputs: vec![input.to_vec()], labels: Vec::new() })
+    }
+
     /// As [`load`](Self::load), of inputs of any length, for a device that will say whether it fits.
     ///
     /// # Errors
@@ -322,6 +343,17 @@ impl Examples {
         };
         read().with_context(|| format!("{} is not a file of inputs", path.display()))
     }
+}
+
+/// A line of a window as the device counts.
+fn readings(line: &str) -> Option<[i16; motion::AXES]> {
+    let mut numbers = line.split(',').map(|number| number.trim().parse::<f64>().ok());
+    let mut row = [0; motion::AXES];
+    for (reading, unit) in row.iter_mut().zip(motion::UNITS) {
+        let value = (numbers.next()?? * f64::from(unit)).round();
+        *reading = (f64::from(i16::MIN)..=f64::from(i16::MAX)).contains(&value).then_some(value as i16)?;
+    }
+    numbers.next().is_none().then_some(row)
 }
 
 #[cfg(test)]
@@ -383,5 +415,27 @@ mod tests {
         text::input(b"a fine film", &mut expected);
         assert_eq!(texts(&["A fine film!", "poor"], &spec).unwrap()[0], expected);
         assert_eq!(texts(&["fine", "?!"], &spec).unwrap_err(), "text 2 has no word of two letters");
+    }
+
+    #[test]
+    fn a_window_of_motion_is_an_input_of_its_pools() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/pools/speech/pool.safetensors");
+        let mut spec = Pool::load(Path::new(path)).unwrap().spec;
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let window = |text: &str, spec: &PoolSpec| {
+            std::fs::write(file.path(), text).unwrap();
+            Examples::of_motion(file.path(), spec).map(|examples| examples.inputs).map_err(|error| error.to_string())
+        };
+        let still = "0, 0.5,-1,0,0,0.25\n".repeat(128);
+        assert_eq!(window(&still, &spec).unwrap_err(), "the pool `speech` takes no windows of motion");
+        (spec.input_frac, spec.input_len) = (motion::FRAC, 360);
+        let mut expected = [0; motion::INPUT];
+        motion::input(&[[0, 1024, -2048, 0, 0, 256]; 128], &mut expected);
+        assert_eq!(window(&still, &spec).unwrap(), [expected.to_vec()]);
+        assert_eq!(window(&still[1..], &spec).unwrap_err(), "line 1 is not six numbers in range");
+        assert_eq!(window(&still.replace("-1", "16"), &spec).unwrap_err(), "line 1 is not six numbers in range");
+        assert_eq!(window(&still.replace("0.25", "0,0"), &spec).unwrap_err(), "line 1 is not six numbers in range");
+        assert_eq!(window("0,0,0,0,0,NaN", &spec).unwrap_err(), "line 1 is not six numbers in range");
+        assert_eq!(window("0,0,0,0,0,0", &spec).unwrap_err(), "1 lines are no window of 128");
     }
 }

@@ -1,7 +1,9 @@
 //! From an example to the device's private input: arrange, normalise, quantise.
 
 use crate::data::{Dataset, Example};
+use crate::motion::{self, Wear};
 use crate::rng::Rng;
+use secure_router_core::motion::{FRAC, INPUT};
 use secure_router_core::text;
 
 /// What one unit of an integer input of `frac` fractional bits is worth.
@@ -14,6 +16,8 @@ pub(crate) fn step(frac: u8) -> f32 {
 pub(crate) enum Arrangement {
     /// Rows in time, brought to `frames` rows by linear interpolation.
     Series { frames: usize, wobble: Wobble },
+    /// Windows of acceleration in g and rotation in rad/s, of which the device sends the spectra.
+    Motion(Wear),
     /// A square picture: the input place of each of its pixels, and what a variant may do.
     Picture { side: usize, order: Vec<usize> },
     /// Columns in no order; a variant adds noise.
@@ -23,9 +27,14 @@ pub(crate) enum Arrangement {
 }
 
 impl Arrangement {
-    /// Fractional bits of the integer input: its values are in standard deviations, or counts.
+    /// Fractional bits of the integer input: its values are in standard deviations, in octaves and halves of a g, or
+    /// counts.
     pub(crate) fn input_frac(&self) -> u8 {
-        if matches!(self, Self::Text { .. }) { 0 } else { 4 }
+        match self {
+            Self::Text { .. } => 0,
+            Self::Motion(_) => FRAC,
+            Self::Series { .. } | Self::Picture { .. } | Self::Columns { .. } => 4,
+        }
     }
 }
 
@@ -39,33 +48,6 @@ pub(crate) struct Wobble {
     pub(crate) noise: (f32, f32),
     pub(crate) offset: f32,
     pub(crate) gain: f32,
-    /// Deviation of the angle by which each three channels are turned, in radians: a device that is worn otherwise. 0
-    /// where channels are no axes.
-    pub(crate) turn: f32,
-}
-
-/// A rotation by `angle` about a random axis (Rodrigues).
-struct Turn {
-    axis: [f32; 3],
-    sin: f32,
-    cos: f32,
-}
-
-impl Turn {
-    fn random(angle: f32, rng: &mut Rng) -> Self {
-        let axis = [(); 3].map(|()| rng.normal());
-        let length = axis.iter().map(|a| a * a).sum::<f32>().sqrt().max(f32::MIN_POSITIVE);
-        let (sin, cos) = angle.sin_cos();
-        Self { axis: axis.map(|a| a / length), sin, cos }
-    }
-
-    fn apply(&self, [x, y, z]: [f32; 3]) -> [f32; 3] {
-        let [a, b, c] = self.axis;
-        let along = (a * x + b * y + c * z) * (1.0 - self.cos);
-        let across = [b * z - c * y, c * x - a * z, a * y - b * x];
-        let part = |value: f32, axis: f32, across: f32| value * self.cos + across * self.sin + axis * along;
-        [part(x, a, across[0]), part(y, b, across[1]), part(z, c, across[2])]
-    }
 }
 
 /// Order of the pixels of a picture: quarters of quarters, so that four tokens and sixteen tokens
@@ -104,7 +86,7 @@ pub(crate) struct Features {
 impl Features {
     pub(crate) fn of(train: &Dataset, arrangement: Arrangement) -> Self {
         let channels = train.channels;
-        if matches!(arrangement, Arrangement::Text { .. }) {
+        if matches!(arrangement, Arrangement::Text { .. } | Arrangement::Motion(_)) {
             return Self { arrangement, mean: vec![0.0], scale: vec![1.0] };
         }
         let (mut sum, mut squares, mut n) = (vec![0f64; channels], vec![0f64; channels], 0f64);
@@ -130,6 +112,7 @@ impl Features {
     pub(crate) fn inputs(&self) -> usize {
         match &self.arrangement {
             Arrangement::Series { frames, .. } => frames * self.channels(),
+            Arrangement::Motion(_) => INPUT,
             Arrangement::Picture { side, .. } => side * side,
             Arrangement::Columns { count } => *count,
             Arrangement::Text { columns } => text::TOKENS * columns,
@@ -140,6 +123,7 @@ impl Features {
     fn plain(&self, example: &Example) -> Vec<f32> {
         match &self.arrangement {
             Arrangement::Series { frames, .. } => self.resample(example, *frames, |s| s),
+            Arrangement::Motion(_) => motion::spectra(&example.values).into_iter().map(|v| self.real(v)).collect(),
             Arrangement::Picture { order, .. } => order.iter().map(|&i| self.normal(i, example.values[i])).collect(),
             Arrangement::Text { .. } => self.text(&example.values),
             Arrangement::Columns { .. } => example.values.iter().enumerate().map(|(i, &v)| self.normal(i, v)).collect(),
@@ -155,6 +139,11 @@ impl Features {
     fn variant(&self, example: &Example, rng: &mut Rng) -> Vec<f32> {
         match &self.arrangement {
             Arrangement::Series { frames, wobble } => self.wobbled(example, *frames, wobble, rng),
+            Arrangement::Motion(wear) => {
+                let level = rng.between(wear.noise.0, wear.noise.1);
+                let spectra = motion::spectra(&motion::worn(&example.values, wear, rng));
+                spectra.into_iter().map(|v| self.real(v) + level * rng.normal()).collect()
+            }
             Arrangement::Picture { side, order } => self.moved(example, *side, order, rng),
             Arrangement::Columns { .. } => {
                 let level = rng.between(0.0, 0.15);
@@ -174,15 +163,6 @@ impl Features {
 
     /// Other ends, another pace, another microphone or mounting.
     fn wobbled(&self, example: &Example, frames: usize, wobble: &Wobble, rng: &mut Rng) -> Vec<f32> {
-        if wobble.turn > 0.0 {
-            let turn = Turn::random(wobble.turn * rng.normal(), rng);
-            let mut turned = example.clone();
-            for row in turned.values.chunks_exact_mut(self.channels()) {
-                let (axes, _) = row.as_chunks_mut::<3>();
-                axes.iter_mut().for_each(|axes| *axes = turn.apply(*axes));
-            }
-            return self.wobbled(&turned, frames, &Wobble { turn: 0.0, ..*wobble }, rng);
-        }
         let ends = wobble.ends;
         let (start, end) = (rng.between(-ends, ends), rng.between(1.0 - ends, 1.0 + ends));
         let bend = rng.between(-wobble.bend, wobble.bend);
@@ -291,7 +271,7 @@ impl Features {
 mod tests {
     use super::*;
 
-    const WOBBLE: Wobble = Wobble { ends: 0.1, bend: 0.1, noise: (0.1, 0.2), offset: 0.1, gain: 0.1, turn: 0.0 };
+    const WOBBLE: Wobble = Wobble { ends: 0.1, bend: 0.1, noise: (0.1, 0.2), offset: 0.1, gain: 0.1 };
 
     fn plain(arrangement: Arrangement, channels: usize) -> Features {
         Features { arrangement, mean: vec![0.0; channels], scale: vec![1.0; channels] }
@@ -315,19 +295,6 @@ mod tests {
     fn quantising_saturates() {
         let features = plain(Arrangement::Columns { count: 1 }, 1);
         assert_eq!([99.0, -99.0, 0.1].map(|v| features.quantise(v)), [127, -127, 2]);
-    }
-
-    #[test]
-    fn a_turn_keeps_lengths_and_angles() {
-        let mut rng = Rng::new(1, "turn");
-        let turn = Turn::random(0.7, &mut rng);
-        let dot = |a: [f32; 3], b: [f32; 3]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
-        let (a, b) = ([1.0, 2.0, -0.5], [0.3, -1.0, 2.0]);
-        let (turned, other) = (turn.apply(a), turn.apply(b));
-        assert!((dot(turned, turned) - dot(a, a)).abs() < 1e-4);
-        assert!((dot(turned, other) - dot(a, b)).abs() < 1e-4);
-        assert!(turn.apply(turn.axis).iter().zip(turn.axis).all(|(one, other)| (one - other).abs() < 1e-5));
-        assert!((turned[0] - a[0]).abs() > 0.05);
     }
 
     #[test]

@@ -21,6 +21,7 @@ mod held_out;
 mod import;
 mod integer;
 mod lexicon;
+mod motion;
 mod nn;
 mod npy;
 mod pool;
@@ -83,12 +84,8 @@ enum Command {
         /// Models that `search` chose, in place of the task's own
         #[arg(long)]
         models: Option<PathBuf>,
-        /// Column of the class, in your own examples
-        #[arg(long, default_value = "label")]
-        label: String,
-        /// Column of what is never split, in your own examples: a person, a device, a session
-        #[arg(long)]
-        group: Option<String>,
+        #[command(flatten)]
+        columns: Columns,
     },
     /// Search depth, width, tokens and bits for the models that are worth their price on a link
     Search {
@@ -110,12 +107,8 @@ enum Command {
         /// A smoke test, of little accuracy
         #[arg(long)]
         quick: bool,
-        /// Column of the class, in your own examples
-        #[arg(long, default_value = "label")]
-        label: String,
-        /// Column of what is never split, in your own examples
-        #[arg(long)]
-        group: Option<String>,
+        #[command(flatten)]
+        columns: Columns,
     },
     /// Train a float transformer of the size of a pool's largest model, for comparison
     Baseline {
@@ -182,22 +175,22 @@ fn run(command: Command) -> Result<()> {
             data::write_train(&data.join(TRAIN_FILE), &split.train)?;
             write_test(&out, &split.train, &split.test)
         }
-        Command::Train { task, data, out, seed, quick, models, label, group } => {
+        Command::Train { task, data, out, seed, quick, models, columns } => {
             let flag = |given: bool, text: &str| if given { text.to_owned() } else { String::new() };
             let command = format!(
                 "secure-router-train train --task {task} --seed {seed}{}{}",
                 flag(quick, " --quick"),
                 flag(models.is_some(), " --models FILE")
             );
-            let (train, test) = examples(&task, &data, Columns { label, group })?;
+            let (train, test) = examples(&task, &data, columns)?;
             if let Some(test) = test {
                 write_test(&out, &train, &test)?;
             }
             let chosen = models.as_deref().map(read_models).transpose()?;
             run::run(train, &run::Options { out: &out, seed, quick, chosen, command })
         }
-        Command::Search { task, data, link, out, seed, quick, label, group } => {
-            let (train, _) = examples(&task, &data, Columns { label, group })?;
+        Command::Search { task, data, link, out, seed, quick, columns } => {
+            let (train, _) = examples(&task, &data, columns)?;
             let chosen = search::search(&train, link.profile(), seed, quick)?;
             let lines: Vec<String> = chosen.iter().map(serde_json::to_string).collect::<Result<_, _>>()?;
             let text = format!("[\n  {}\n]\n", lines.join(",\n  "));

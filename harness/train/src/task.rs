@@ -3,12 +3,13 @@
 use crate::bits::Bits;
 use crate::data::Dataset;
 use crate::feature::{Arrangement, Wobble, patches};
+use crate::motion::Wear;
 use crate::nn::model::{Shape, Style};
 use crate::search::Space;
 use crate::train::Recipe;
 use anyhow::{Context, Result, bail, ensure};
 use secure_router_core::spec::{MAX_COLUMNS, ModelSpec, NamedModel, Opening};
-use secure_router_core::text;
+use secure_router_core::{motion, text};
 use serde::{Deserialize, Serialize};
 
 /// Everything that decides a run, but its data and its seed.
@@ -174,6 +175,7 @@ impl Task {
         };
         let frames = match plan.arrangement {
             Arrangement::Series { .. } => None,
+            Arrangement::Motion(_) => Some(motion::FRAMES),
             Arrangement::Picture { side, .. } => Some(side * side),
             Arrangement::Text { .. } => None,
             Arrangement::Columns { .. } => Some(1),
@@ -213,7 +215,7 @@ impl Plan {
 
     fn speech(train: &Dataset) -> Self {
         const FRAMES: usize = 32;
-        let wobble = Wobble { ends: 0.07, bend: 0.06, noise: (0.05, 0.3), offset: 0.12, gain: 0.06, turn: 0.0 };
+        let wobble = Wobble { ends: 0.07, bend: 0.06, noise: (0.05, 0.3), offset: 0.12, gain: 0.06 };
         Self {
             arrangement: Arrangement::Series { frames: FRAMES, wobble },
             mix: 0.4,
@@ -232,18 +234,18 @@ impl Plan {
     }
 
     fn sensor(train: &Dataset) -> Self {
-        const FRAMES: usize = 128;
-        let wobble = Wobble { ends: 0.05, bend: 0.1, noise: (0.0, 0.15), offset: 0.1, gain: 0.12, turn: 0.25 };
+        // Few windows get more epochs; those of HAPT get 25 and 18.
+        let epochs = |passes: usize| (passes / train.examples.len()).clamp(10, 200);
         Self {
-            arrangement: Arrangement::Series { frames: FRAMES, wobble },
+            arrangement: Arrangement::Motion(Wear { turn: 0.25, gain: 0.12, noise: (0.0, 0.2) }),
             mix: 0.0,
             folds: 5,
             copies: 5,
             variants: 4,
-            models: vec![fine("micro", [4, 64, 0, 32, 2]), usual("large", [8, 64, 4, 128, 2])],
-            space: Space { tokens: vec![4, 8, 16], most_layers: 4 },
-            ends: Ends::of(train, FRAMES).with_more_room(),
-            schedule: Schedule { small: (25, 0.004), large: (18, 0.003), router: 16 },
+            models: vec![fine("micro", [1, 64, 0, 16, 1]), usual("large", [5, 64, 4, 128, 2])],
+            space: Space { tokens: vec![1, motion::TOKENS], most_layers: 4 },
+            ends: Ends { input_frac: motion::FRAC, inputs: motion::INPUT, ..Ends::of(train, 1) }.with_more_room(),
+            schedule: Schedule { small: (epochs(186_000), 0.004), large: (epochs(134_000), 0.003), router: 16 },
         }
     }
 

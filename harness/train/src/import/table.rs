@@ -4,17 +4,26 @@ use super::PARTS;
 use super::text::bytes;
 use crate::data::{Dataset, Example, SPLIT_SEED, Split, folds};
 use anyhow::{Context, Result, anyhow, bail, ensure};
+use clap::Args;
+use secure_router_core::motion::{AXES, FRAMES, UNITS};
 use secure_router_core::spec::{MAX_INPUT, MAX_LABELS};
 use secure_router_core::text;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// Which columns are not values.
-#[derive(Clone, Debug)]
+/// Which columns are not values, and what the values are.
+#[derive(Args, Clone, Debug)]
 pub(crate) struct Columns {
+    /// Column of the class, in your own examples
+    #[arg(long, default_value = "label")]
     pub(crate) label: String,
-    /// Rows with the same entry stay together in the split: one person, one device, one session.
+    /// Column of what is never split, in your own examples: a person, a device, a session
+    #[arg(long)]
     pub(crate) group: Option<String>,
+    /// Your own examples are windows of a motion sensor: 128 rows, 50 a second, of acceleration in g along three axes and
+    /// rotation in rad/s about them. The device sends spectra
+    #[arg(long)]
+    pub(crate) motion: bool,
 }
 
 /// The column that holds a text; there are no values then.
@@ -27,6 +36,7 @@ pub(crate) fn read(path: &Path, name: &str, columns: &Columns) -> Result<Split> 
     let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
     let lines = path.extension().is_some_and(|e| e == "jsonl" || e == "ndjson" || e == "json");
     let table = if lines { json_lines(&text, columns) } else { csv_rows(&text, columns) };
+    let table = if columns.motion { table.and_then(Table::of_motion) } else { table };
     table.and_then(|t| t.into_split(name)).with_context(|| path.display().to_string())
 }
 
@@ -34,12 +44,28 @@ pub(crate) fn read(path: &Path, name: &str, columns: &Columns) -> Result<Split> 
 #[derive(Default)]
 struct Table {
     of_text: bool,
+    of_motion: bool,
     rows: Vec<Vec<f32>>,
     labels: Vec<String>,
     groups: Vec<Option<String>>,
 }
 
 impl Table {
+    /// Rows as windows of a motion sensor. Readings in another unit, or of another sensor, hardly fit.
+    fn of_motion(mut self) -> Result<Self> {
+        let most = UNITS.map(|unit| f32::from(i16::MAX) / f32::from(unit));
+        for (row, nth) in self.rows.iter().zip(1..) {
+            let fits = row.iter().zip(most.iter().cycle()).all(|(value, most)| value.abs() <= *most);
+            ensure!(
+                !self.of_text && row.len() == FRAMES * AXES,
+                "a window of motion has {FRAMES} rows of {AXES} values, example {nth} has not"
+            );
+            ensure!(fits, "example {nth} goes beyond 16 g or 32 rad/s: windows of motion are in g and rad/s");
+        }
+        self.of_motion = true;
+        Ok(self)
+    }
+
     fn into_split(self, name: &str) -> Result<Split> {
         let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
         for label in &self.labels {
@@ -70,7 +96,11 @@ impl Table {
         ensure!(groups == 0 || groups >= 2 * PARTS, "{groups} groups are too few: at least {} are needed", 2 * PARTS);
         let part = folds(examples.iter(), PARTS, SPLIT_SEED);
         let columns = examples.first().map_or(0, |e| e.values.len());
-        let (kind, channels) = if self.of_text { ("text", 1) } else { ("table", columns) };
+        let (kind, channels) = match (self.of_text, self.of_motion) {
+            (true, _) => ("text", 1),
+            (_, true) => ("sensor", AXES),
+            _ => ("table", columns),
+        };
         let all = Dataset {
             kind: kind.to_owned(),
             name: name.to_owned(),
@@ -229,7 +259,7 @@ mod tests {
     use super::*;
 
     fn columns() -> Columns {
-        Columns { label: "label".to_owned(), group: None }
+        Columns { label: "label".to_owned(), group: None, motion: false }
     }
 
     fn rows(count: usize, extra: &str) -> String {
@@ -284,7 +314,7 @@ mod tests {
     fn groups_are_not_cut() {
         let line = |i: usize| format!("{i},p{},{}\n", i % 13, i % 2);
         let text = format!("a,who,label\n{}", (0..260).map(line).collect::<String>());
-        let columns = Columns { label: "label".to_owned(), group: Some("who".to_owned()) };
+        let columns = Columns { label: "label".to_owned(), group: Some("who".to_owned()), motion: false };
         let split = csv_rows(&text, &columns).unwrap().into_split("mine").unwrap();
         assert!(split.test.examples().iter().all(|t| split.train.examples.iter().all(|e| e.group != t.group)));
         assert_eq!(split.train.channels, 1);
@@ -341,5 +371,23 @@ mod tests {
         let text = format!("text,label\n{}", (0..200).map(line).collect::<String>());
         let split = csv_rows(&text, &columns()).unwrap().into_split("mine").unwrap();
         assert!(split.test.examples().iter().all(|t| split.train.examples.iter().all(|e| e.values != t.values)));
+    }
+
+    #[test]
+    fn windows_of_motion_are_whole_and_in_range() {
+        let lines = |values: usize, extra: f32| -> String {
+            let row =
+                |i: usize| format!("{{\"label\": {:?}, \"values\": {:?}}}\n", ["a", "b"][i % 2], vec![extra; values]);
+            (0..100).map(row).collect()
+        };
+        let table = |text: &str| json_lines(text, &columns()).and_then(Table::of_motion);
+        let train = table(&lines(768, 15.9)).unwrap().into_split("mine").unwrap().train;
+        assert_eq!((train.kind.as_str(), train.channels, train.examples[0].values.len()), ("sensor", 6, 768));
+        let error = |text: &str| table(text).map(|_| ()).unwrap_err().to_string();
+        assert_eq!(error(&lines(762, 1.0)), "a window of motion has 128 rows of 6 values, example 1 has not");
+        assert_eq!(
+            error(&lines(768, 16.1)),
+            "example 1 goes beyond 16 g or 32 rad/s: windows of motion are in g and rad/s"
+        );
     }
 }
