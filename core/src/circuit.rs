@@ -13,6 +13,7 @@ use core::fmt;
 use heapless::Vec;
 
 use crate::model;
+use crate::prg::Purpose;
 use crate::ring::packed_bytes;
 use crate::routing::Routing;
 use crate::spec::{MAX_LAYERS, MAX_MODELS, ModelSpec, Opening, Output, PoolSpec, RouterSpec};
@@ -179,7 +180,10 @@ impl Product {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Combination {
     /// `x_i - x_j` for all pairs of [`Groups::pairs`].
-    Differences,
+    Differences {
+        /// Public scores are added in units of `2^scale`.
+        scale: u8,
+    },
     /// Wins of each item, given for all pairs whether `i` beats `j` (1) or not (0).
     Wins,
     /// The number whose bit `p` is the result of pair `p` of the first group, and the wins of the others.
@@ -246,7 +250,7 @@ impl Combine {
     #[must_use]
     pub const fn elements(&self) -> u16 {
         match self.combination {
-            Combination::Differences => self.groups.pair_count(),
+            Combination::Differences { .. } => self.groups.pair_count(),
             Combination::Wins => self.groups.items(),
             Combination::Tournament => self.groups.0[1].saturating_add(1),
             Combination::Last => self.groups.0[1],
@@ -282,8 +286,6 @@ pub enum Table {
     Equals(u16),
     /// The item that wins the tournament of this many items; 0 for results that no scores have.
     Winner(u16),
-    /// The index itself.
-    Identity,
 }
 
 /// Which table each element is looked up in.
@@ -320,6 +322,12 @@ pub enum Response {
     Share,
     /// Round to `index_bits` signed bits under sharing.
     Requantise(Opening),
+    /// Share again under a fresh mask of `bits` bits, exactly and without a message: the device's offline
+    /// correction replaces the operand's mask, which has no place in a stream, by the wire's.
+    Remask {
+        /// Bits.
+        bits: u8,
+    },
     /// Look up in a table under sharing.
     Table {
         /// The index.
@@ -341,7 +349,7 @@ impl Response {
         match self {
             Self::Share => 0,
             Self::Requantise(opening) | Self::Table { opening, .. } => opening.bits(),
-            Self::Reveal { bits } => *bits,
+            Self::Remask { bits } | Self::Reveal { bits } => *bits,
         }
     }
 
@@ -351,7 +359,17 @@ impl Response {
         match self {
             Self::Requantise(_) => 2,
             Self::Table { opening, .. } => 1 << opening.index_bits,
-            Self::Share | Self::Reveal { .. } => 0,
+            Self::Share | Self::Remask { .. } | Self::Reveal { .. } => 0,
+        }
+    }
+
+    /// Whether the device gives a correction of the operand's mask, and for which mask.
+    #[must_use]
+    pub const fn corrected_to(&self) -> Option<Purpose> {
+        match self {
+            Self::Requantise(_) | Self::Table { .. } => Some(Purpose::IndexMask),
+            Self::Remask { .. } => Some(Purpose::WireMask),
+            Self::Share | Self::Reveal { .. } => None,
         }
     }
 
@@ -361,7 +379,7 @@ impl Response {
         match self {
             Self::Requantise(_) => 1,
             Self::Table { opening, .. } => opening.index_bits,
-            Self::Share | Self::Reveal { .. } => 0,
+            Self::Share | Self::Remask { .. } | Self::Reveal { .. } => 0,
         }
     }
 }
@@ -401,7 +419,7 @@ impl Gate {
     /// Whether the device's correction `c` does not depend on the online phase.
     #[must_use]
     pub fn corrects_offline(&self) -> bool {
-        matches!(self.operand, Operand::Linear(_) | Operand::Combine(_)) && self.response.entries() > 0
+        matches!(self.operand, Operand::Linear(_) | Operand::Combine(_)) && self.response.corrected_to().is_some()
     }
 
     /// Elements of the dealer's correlation for the operand, of [`bits`](Self::bits) bits each.
@@ -413,7 +431,7 @@ impl Gate {
         }
     }
 
-    /// The gate's online messages, in order. This list is the wire format of the online phase:
+    /// The gate's online messages, in order: none if all it takes was done offline. This list is the wire format of the online phase:
     /// parties and cost model all follow it.
     #[must_use]
     pub fn messages(&self) -> Vec<Message, 4> {
@@ -433,6 +451,7 @@ impl Gate {
                 message(MessageKind::Index, self.elements(), self.response.index_bits());
                 message(MessageKind::Answer, self.elements(), self.out.bits);
             }
+            Response::Remask { .. } => {}
             Response::Reveal { bits } => message(MessageKind::Reveal, self.elements(), bits),
         }
         messages
@@ -628,6 +647,14 @@ impl<'p, P: Party> Circuit<'p, P> {
         self.opened(operand, Response::Table { opening, lookup: lookup.into() }, bits)
     }
 
+    /// Shares `operand` again under a fresh mask, as a wire of `bits` bits, without a message.
+    ///
+    /// # Errors
+    /// [`CircuitError`], or the party's.
+    pub fn remask(&mut self, operand: Operand, bits: u8) -> Result<Wire, P::Error> {
+        self.opened(operand, Response::Remask { bits }, bits)
+    }
+
     /// The device learns `operand` modulo `2^bits`.
     ///
     /// # Errors
@@ -816,8 +843,8 @@ impl Program {
         (0..).map_while(|id| self.gate(id).transpose())
     }
 
-    /// What the program compares first, and by [`Combination::Differences`]: of a router its utilities, and behind
-    /// them its own answer's logits.
+    /// What the program compares: of a router its utilities, and behind them its own answer's logits, in units of
+    /// `2^scale` of the [`Combination::Differences`].
     ///
     /// # Errors
     /// [`CircuitError`].
@@ -825,7 +852,7 @@ impl Program {
         self.gates()
             .find_map(|gate| match gate {
                 Ok(Gate { operand: Operand::Combine(combine), .. })
-                    if combine.combination == Combination::Differences =>
+                    if matches!(combine.combination, Combination::Differences { .. }) =>
                 {
                     Some(Ok(combine))
                 }
@@ -833,5 +860,37 @@ impl Program {
                 Err(error) => Some(Err(error)),
             })
             .transpose()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test")]
+
+    use super::*;
+
+    struct Anyone;
+    impl Party for Anyone {
+        type Error = CircuitError;
+        fn gate(&mut self, _: &Gate) -> Result<(), CircuitError> {
+            Ok(())
+        }
+    }
+
+    /// No spec asks for one: wires have what their readers need.
+    #[test]
+    fn a_gate_that_needs_more_bits_than_its_wire_has_is_refused() {
+        let mut party = Anyone;
+        let mut circuit = Circuit::new(&mut party);
+        let wire = circuit.input(1, 4, 10).unwrap();
+        let linear = circuit.linear(&[wire], 3, false).unwrap();
+        let narrow = |needed| Err(CircuitError::WireTooNarrow { needed, have: 10 });
+        let opening = |shift| Opening { shift, index_bits: 8 };
+        assert_eq!(circuit.requantise(linear.clone(), opening(3), 8), narrow(11));
+        assert_eq!(circuit.remask(linear.clone(), 17), narrow(17));
+        assert_eq!(circuit.reveal(linear.clone(), 32), narrow(32));
+        assert_eq!(circuit.layout.gates, 1);
+        assert!(circuit.requantise(linear.clone(), opening(2), 8).is_ok());
+        assert!(circuit.remask(linear, 10).is_ok());
     }
 }

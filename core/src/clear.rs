@@ -237,7 +237,7 @@ impl<R: Reference> Clear<'_, R> {
                 let table = lookup.table(element);
                 Ok(i64::from(table::value(table, self.parameters.tables, opening.index_bits, index)))
             }
-            Response::Reveal { bits } => {
+            Response::Remask { bits } | Response::Reveal { bits } => {
                 self.reference.observe(gate, y);
                 fits(y, bits)
             }

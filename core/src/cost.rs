@@ -297,7 +297,9 @@ impl Party for Count {
             // Indices of one bit end their frames at a whole block: only full answers break it.
             crate::circuit::Response::Requantise(_) => framed_blocks(0, elements, gate.out.bits, 2, false, &mut 0),
             crate::circuit::Response::Table { .. } => elements,
-            crate::circuit::Response::Share | crate::circuit::Response::Reveal { .. } => 0,
+            crate::circuit::Response::Share
+            | crate::circuit::Response::Remask { .. }
+            | crate::circuit::Response::Reveal { .. } => 0,
         };
         Ok(())
     }

@@ -202,8 +202,9 @@ fn correct(
     packer: &mut Packer,
     tx: &mut Outgoing<'_>,
 ) -> Result<Flow, DeviceError> {
-    let mut rho = Stream::new(&keys.run, StreamId::new(gate.id, Purpose::IndexMask));
-    rho.seek(u64::from(*element));
+    let Some(purpose) = gate.response.corrected_to() else { return Ok(Flow::Complete) };
+    let mut masks = Stream::new(&keys.run, StreamId::new(gate.id, purpose));
+    masks.seek(u64::from(*element));
     let (tile_rows, outputs) = match &gate.operand {
         Operand::Linear(linear) => (tile.min(linear.rows), u32::from(linear.outputs)),
         _ => (1, gate.elements()),
@@ -227,7 +228,7 @@ fn correct(
         }
         let mask = work.get((*element - first) as usize).copied().unwrap_or(0);
         // The draw is taken back by the seek above when the frame is full.
-        if !tx.push(packer, opening::device_correction(rho.draw(), mask), gate.bits()) {
+        if !tx.push(packer, opening::device_correction(masks.draw(), mask), gate.bits()) {
             return Ok(Flow::Pause(Step::Flush));
         }
         *element += 1;
@@ -357,17 +358,18 @@ impl Online {
                 Stage::Respond => match gate.response {
                     Response::Share => self.share(&gate, input, tx),
                     Response::Requantise(_) | Response::Table { .. } => self.answer(&gate, rx, tx),
+                    Response::Remask { .. } => Ok(Flow::Complete),
                     Response::Reveal { bits } => self.reveal(&gate, bits, work, rx),
                 },
                 Stage::Close { .. } => Ok(self.close(tx)),
             };
             let next = gate.id + 1;
-            let reveals = matches!(gate.response, Response::Reveal { .. });
+            let sends_nothing = matches!(gate.response, Response::Remask { .. } | Response::Reveal { .. });
             self.gate = Some(gate);
             match (flow?, self.stage) {
                 (Flow::Pause(step), _) => return Ok(step),
                 (Flow::Complete, Stage::Product) => self.stage = Stage::Close { gate_ends: false },
-                (Flow::Complete, Stage::Respond) if reveals => self.enter(next)?,
+                (Flow::Complete, Stage::Respond) if sends_nothing => self.enter(next)?,
                 (Flow::Complete, Stage::Respond) => self.stage = Stage::Close { gate_ends: true },
                 (Flow::Complete, Stage::Close { gate_ends: true }) => self.enter(next)?,
                 (Flow::Complete, Stage::Close { gate_ends: false }) => self.begin(Stage::Respond),
@@ -488,7 +490,9 @@ impl Online {
         rx: &mut &[u8],
         tx: &mut Outgoing<'_>,
     ) -> Result<Flow, DeviceError> {
-        let Operand::Product(product) = &gate.operand else { return Ok(Flow::Complete) };
+        let (Operand::Product(product), Some(corrected_to)) = (&gate.operand, gate.response.corrected_to()) else {
+            return Ok(Flow::Complete);
+        };
         let have = work.len();
         let rows = usize::from(product.rows);
         let (left, right) = (usize::from(product.left.depth), usize::from(product.right.depth));
@@ -519,14 +523,14 @@ impl Online {
                     draw(&self.keys, &product.left, place.head, place.row, r_left);
                     let first = gate.out.run(place.head, place.row);
                     let mut pads = Stream::new(&self.keys.run, StreamId::new(gate.id, Purpose::OperandPad));
-                    let mut rho = Stream::new(&self.keys.run, StreamId::new(gate.id, Purpose::IndexMask));
+                    let mut masks = Stream::new(&self.keys.run, StreamId::new(gate.id, corrected_to));
                     pads.seek(u64::from(first));
-                    rho.seek(u64::from(first));
+                    masks.seek(u64::from(first));
                     for (column, slot) in given.iter_mut().enumerate() {
                         let mask = crate::gate::product::entry(product, e_left, r_right, column)
                             .wrapping_add(crate::gate::product::entry(product, r_left, e_right, column))
                             .wrapping_sub(pads.draw());
-                        *slot = opening::device_correction(rho.draw(), mask);
+                        *slot = opening::device_correction(masks.draw(), mask);
                     }
                     (place.part, place.done) = (ProductPart::Give, 0);
                 }

@@ -297,7 +297,7 @@ fn each_one_time_position_enters_one_element_of_one_message() {
         ffn_in: opening(4, 6),
         output_bits: 17,
     };
-    let router = RouterSpec { trunk: ModelSpec { output_bits: 12, ..spec }, utility: opening(5, 7), answers: 4 };
+    let router = RouterSpec { trunk: ModelSpec { output_bits: 12, ..spec }, answers: 4 };
     let programs = [
         (Slot::Model(0), Program::Model { spec, classes: 3, output: Output::Label }),
         (Slot::Model(1), Program::Model { spec, classes: 3, output: Output::Logits }),

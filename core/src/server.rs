@@ -10,7 +10,7 @@ use zeroize::Zeroize;
 use crate::circuit::{CircuitError, Gate, Layout, Message, MessageKind, Operand, Party, Program, Response, Slot, Wire};
 use crate::clear::{Parameters, scratch_elements};
 use crate::error::BufferError;
-use crate::gate::{combine, linear, opening, product, requantise, table};
+use crate::gate::{combine, linear, opening, product, remask, requantise, table};
 use crate::keys::StreamKey;
 use crate::prg::{Purpose, Stream, StreamId};
 use crate::ring::{BitWriter, bits_at};
@@ -271,7 +271,9 @@ impl<'a> Server<'a> {
             Program::Model { .. } | Program::Router { routing: Routing::Device, .. } => return Ok(None),
             Program::Router { routing: Routing::Open, models, .. } => {
                 let mut winners = (0u8..).zip(held).take(usize::from(models)).filter(|(_, one)| **one == 1);
-                winners.next().filter(|_| winners.next().is_none()).map(|(index, _)| index)
+                // Nobody wins where three scores are as good as equal and chance rounds them in a circle.
+                let first = winners.next().map_or(0, |(index, _)| index);
+                winners.next().is_none().then_some(first)
             }
             Program::Router { routing: Routing::Private { .. }, models, .. } => {
                 held.first().filter(|index| **index < u32::from(models)).map(|index| *index as u8)
@@ -332,18 +334,21 @@ impl<'a> Server<'a> {
         }
     }
 
-    /// Replaces `y_hat` by the masked index.
+    /// Replaces `y_hat` by the masked index, or by the share of a wire that is masked anew.
     fn open(&mut self, gate: &Gate, corrections: &[u8], first_bit: u64) {
-        let (Response::Requantise(opening) | Response::Table { opening, .. }) = gate.response else { return };
-        let offset = match gate.response {
-            Response::Requantise(opening) => requantise::offset(opening),
-            _ => 0,
-        };
         let mut rho = Stream::new(&self.key, StreamId::new(gate.id, Purpose::IndexMask));
         let bits = gate.bits();
         for (element, slot) in (0u64..).zip(self.held_mut(&gate.out)) {
             let correction = bits_at(corrections, first_bit + element * u64::from(bits), bits);
-            *slot = opening::server_index(opening, slot.wrapping_add(offset), correction, rho.draw());
+            *slot = match gate.response {
+                Response::Requantise(opening) => {
+                    let y_hat = slot.wrapping_add(requantise::offset(opening));
+                    opening::server_index(opening, y_hat, correction, rho.draw())
+                }
+                Response::Table { opening, .. } => opening::server_index(opening, *slot, correction, rho.draw()),
+                Response::Remask { bits } => remask::server_share(*slot, correction, bits),
+                Response::Share | Response::Reveal { .. } => return,
+            };
         }
     }
 
@@ -371,12 +376,21 @@ impl<'a> Server<'a> {
         self.message += 1;
         if self.message < gate.messages().len() {
             self.gate = Some(gate);
-        } else {
-            self.message = 0;
-            self.last = Some(gate.out);
-            self.gate = self.program.gate(gate.id + 1)?;
+            return Ok(());
         }
-        Ok(())
+        self.message = 0;
+        let mut over = gate;
+        loop {
+            self.last = Some(over.out);
+            let Some(next) = self.program.gate(over.id + 1)? else { return Ok(()) };
+            if !next.messages().is_empty() {
+                self.gate = Some(next);
+                return Ok(());
+            }
+            self.evaluate(&next);
+            self.open(&next, self.stock.corrections, next.corrections_at);
+            over = next;
+        }
     }
 }
 

@@ -12,11 +12,10 @@ use heapless::{String, Vec};
 use serde::{Deserialize, Serialize};
 
 use crate::circuit::{CircuitError, Program, Slot};
-use crate::model::COMPARED_BITS;
 use crate::routing::{MAX_EPSILON, MAX_PRIVATE_MODELS, Routing};
 
 /// Version of the encoding of [`PoolSpec`]; the first field on the wire.
-pub const SPEC_VERSION: u16 = 3;
+pub const SPEC_VERSION: u16 = 4;
 /// Most models in one pool (the router not counted).
 pub const MAX_MODELS: usize = 8;
 /// Most layers in one model.
@@ -90,28 +89,25 @@ pub struct ModelSpec {
     pub mix: Opening,
     /// Index of the activation table.
     pub ffn_in: Opening,
-    /// Bits of the accumulators that the model ends in (the logits).
+    /// Bits of the accumulators that the model ends in (the logits), and of their differences.
     pub output_bits: u8,
 }
 
-/// The public shape of the router: a small trunk whose accumulators go through a table of
-/// utilities, one per model, and then through the argmax gates.
+/// The public shape of the router: a small trunk whose accumulators are utilities, one per model, that go through the
+/// argmax gates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RouterSpec {
-    /// The trunk. Its `output_bits` must equal `utility.bits()`.
+    /// The trunk.
     pub trunk: ModelSpec,
-    /// Index of the utility table; utilities are 0 to 255, in steps of probability from the pool's floor to 1.
-    pub utility: Opening,
     /// 0; or the pool's classes, when the router has the first model's outputs beside its own and
-    /// answers for it. The trunk then has the first model's shape and `utility` its
-    /// [`compared`](ModelSpec::compared) opening.
+    /// answers for it. The trunk then has the first model's shape.
     pub answers: u16,
 }
 
 /// What a device learns of an answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Output {
-    /// The class alone: the argmax is taken under sharing, in three round trips more. The default,
+    /// The class alone: the argmax is taken under sharing, in two round trips more. The default,
     /// since logits tell far more about a model than labels do.
     #[default]
     Label,
@@ -249,11 +245,11 @@ impl ModelSpec {
         if self.score.bits() > self.mix.bits() { self.score.bits() } else { self.mix.bits() }
     }
 
-    /// How logits are opened to be compared: their highest bits, up to the ten that a comparison takes.
+    /// How a difference of two outputs is opened for its sign: its highest bits, as many as a table takes.
     #[must_use]
-    pub const fn compared(&self) -> Opening {
-        let kept = if self.output_bits < COMPARED_BITS { self.output_bits } else { COMPARED_BITS };
-        Opening { shift: self.output_bits.saturating_sub(kept), index_bits: kept }
+    pub const fn difference(&self) -> Opening {
+        let index_bits = if self.output_bits < MAX_TABLE_BITS { self.output_bits } else { MAX_TABLE_BITS };
+        Opening { shift: self.output_bits.saturating_sub(index_bits), index_bits }
     }
 
     /// Columns of one head.
@@ -333,18 +329,12 @@ impl PoolSpec {
                 return Err(SpecError::ModelCount);
             }
             router.trunk.validate(self.input_len)?;
-            if !router.utility.is_valid(MAX_TABLE_BITS) || router.trunk.output_bits != router.utility.bits() {
-                return Err(SpecError::Bits("utility"));
-            }
             if router.answers > 0 {
                 let first = self.models.first().map(|model| model.spec);
                 if router.answers != self.classes || first != Some(router.trunk) {
                     return Err(SpecError::Answers);
                 }
                 within(router.answers, MAX_LABELS, "answers")?;
-                if router.utility != router.trunk.compared() {
-                    return Err(SpecError::Bits("utility"));
-                }
             }
         }
         if let Routing::Private { epsilon } = self.routing

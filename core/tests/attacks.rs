@@ -291,7 +291,7 @@ fn unlocked(layout: &Layout, view: &View, opened: &mut Vec<u32>) -> Vec<bool> {
 fn a_lying_servers_view_of_a_program_does_not_tell_two_inputs_apart() {
     const RUNS: u64 = 1500;
     let trunk = ModelSpec { heads: 0, output_bits: 13, ..model_spec() };
-    let spec = RouterSpec { trunk, utility: shape(6, 7), answers: 3 };
+    let spec = RouterSpec { trunk, answers: 3 };
     let router = |routing| Program::Router { spec, models: 3, output: Output::Label, routing };
     let programs = [
         Program::Model { spec: model_spec(), classes: 3, output: Output::Label },
@@ -567,18 +567,28 @@ impl Tamper for Asks<'_> {
 #[test]
 fn a_router_of_the_servers_making_learns_less_than_one_bit_per_model() {
     const MODELS: usize = 3;
-    // The secret is a number of 3 bits, in three input values; the router's weights put it together.
-    let trunk = ModelSpec { tokens: 1, features: 3, heads: 0, ffn: 0, layers: 0, output_bits: 6, ..model_spec() };
+    // The secret is a number of 3 bits, in three input values; the router's weights put it together, once for each model.
+    let trunk = ModelSpec {
+        tokens: 1,
+        features: 3,
+        heads: 0,
+        ffn: MODELS as u16,
+        layers: 1,
+        ffn_in: shape(0, 6),
+        output_bits: 11,
+        ..model_spec()
+    };
     let program = Program::Router {
-        spec: RouterSpec { trunk, utility: shape(0, 6), answers: 0 },
+        spec: RouterSpec { trunk, answers: 0 },
         models: MODELS as u16,
         output: Output::Label,
         routing: Routing::Open,
     };
     let mut secret = random_secret(program, 1, 1);
-    secret.weights = [1, 2, 4].repeat(MODELS);
+    let identity = (0..MODELS * MODELS).map(|at| i16::from(at / MODELS == at % MODELS));
+    secret.weights = [[1, 2, 4].repeat(MODELS), vec![0; 3 * MODELS], identity.collect()].concat();
     // Each model's utility is another part of one table.
-    secret.biases = vec![0, 8, 16];
+    secret.biases = vec![0, 8, 16, 0, 0, 0];
     // Utilities for each way in which three models can beat each other: differences wrap modulo 2^11.
     let beats = |u: i32, v: i32| u32::from(signed(low_bits(u.wrapping_sub(v) as u32, 11), 11) >= 0);
     let mut utilities = [None; 8];
@@ -652,6 +662,8 @@ const FEATURES: usize = 5;
 const FFN: usize = 4;
 const CLASSES: usize = 4;
 const LARGEST: i32 = 60;
+/// Of the victim's wires: differences of logits that stand out by 2^16 times a weight fit twice.
+const WIRE_BITS: u8 = 25;
 
 fn victim(output: Output) -> Secret {
     let spec = ModelSpec {
@@ -662,7 +674,7 @@ fn victim(output: Output) -> Secret {
         ffn: FFN as u16,
         layers: 1,
         ffn_in: shape(7, 9),
-        output_bits: 24,
+        output_bits: WIRE_BITS,
         ..model_spec()
     };
     random_secret(Program::Model { spec, classes: CLASSES as u16, output }, 77, LARGEST as i16)
@@ -682,7 +694,8 @@ fn last_layer(secret: &Secret) -> Vec<Vec<i32>> {
 /// The shift that makes a column of the last layer stand out by 2^16: of the input's share, or of the activations'.
 /// The layer before reads its wires modulo 2^16 and does not notice.
 fn stand_out(column: usize) -> (usize, u8, u64, u32) {
-    if column < FEATURES { (0, 24, column as u64, 1 << 16) } else { (1, 24, (column - FEATURES) as u64, 1 << 16) }
+    let (message, element) = if column < FEATURES { (0, column) } else { (1, column - FEATURES) };
+    (message, WIRE_BITS, element as u64, 1 << 16)
 }
 
 #[test]
@@ -726,7 +739,7 @@ fn a_device_that_shifts_its_shares_reads_the_last_layer_from_labels() {
         for first in 0..CLASSES {
             for second in first + 1..CLASSES {
                 // The other pairs are made to come out as 1.
-                let shift = if first == 0 { shifts[second - 1] } else { 512 };
+                let shift = if first == 0 { shifts[second - 1] } else { 1 << (WIRE_BITS - 2) };
                 tamper.corrections.push((at, bits, pair(first, second) as u64, shift as u32));
             }
         }
@@ -743,8 +756,7 @@ fn a_device_that_shifts_its_shares_reads_the_last_layer_from_labels() {
         let mut bounds = vec![(-2 * LARGEST, 2 * LARGEST); CLASSES - 1];
         while bounds.iter().any(|(low, high)| low < high) {
             let middles: Vec<i32> = bounds.iter().map(|(low, high)| (low + high + 1).div_euclid(2)).collect();
-            // A weight is 4 steps of what is compared.
-            let shifts: Vec<i32> = middles.iter().map(|middle| -(4 * middle - 2)).collect();
+            let shifts: Vec<i32> = middles.iter().map(|middle| -((middle << 16) - (1 << 15))).collect();
             for (bounds, (middle, at_least)) in bounds.iter_mut().zip(middles.iter().zip(compare(column, &shifts))) {
                 *bounds = if at_least { (*middle, bounds.1) } else { (bounds.0, bounds.1.min(middle - 1)) };
             }

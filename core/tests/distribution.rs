@@ -43,7 +43,7 @@ fn spec() -> ModelSpec {
 
 fn programs() -> [Program; 4] {
     let trunk = ModelSpec { heads: 0, output_bits: 13, ..spec() };
-    let shape = RouterSpec { trunk, utility: shape(6, 7), answers: 3 };
+    let shape = RouterSpec { trunk, answers: 3 };
     let router = |routing| Program::Router { spec: shape, models: 3, output: Output::Label, routing };
     [
         Program::Model { spec: spec(), classes: 3, output: Output::Label },

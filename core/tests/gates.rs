@@ -333,21 +333,19 @@ proptest! {
     }
 }
 
-/// A router without a trunk to speak of, whose utilities are all `utility`.
+/// A router without a trunk to speak of, that has these utilities whatever the input.
 fn arbiter(models: u16, utilities: &[i16]) -> Secret {
     let trunk = ModelSpec { heads: 0, ffn: 0, layers: 0, output_bits: 12, ..base() };
     let program = Program::Router {
-        spec: RouterSpec { trunk, utility: shape(2, 10), answers: 0 },
+        spec: RouterSpec { trunk, answers: 0 },
         models,
         output: Output::Label,
         routing: Routing::Open,
     };
     let mut secret = random_secret(program, 1, 1);
     secret.weights.iter_mut().for_each(|w| *w = 0);
-    // Model i's accumulator is i steps, whose table entry is its utility.
-    (0..i32::from(models)).for_each(|model| secret.biases[model as usize] = model << 2);
-    secret.tables.iter_mut().for_each(|entry| *entry = 0);
-    secret.tables[..utilities.len()].copy_from_slice(utilities);
+    // Differences of 12 bits are opened without a shift, so that they are exact.
+    secret.biases.iter_mut().zip(utilities).for_each(|(bias, utility)| *bias = i32::from(*utility));
     secret
 }
 

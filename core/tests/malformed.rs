@@ -57,7 +57,7 @@ fn fixture() -> &'static Fixture {
         output: Output::Label,
         routing: Routing::Open,
         models: [named("plain", base), named("attention", attention)].into_iter().collect(),
-        router: Some(RouterSpec { trunk, utility: opening(6, 8), answers: 0 }),
+        router: Some(RouterSpec { trunk, answers: 0 }),
     };
     spec.validate().unwrap();
     Fixture::new(spec)
@@ -94,10 +94,10 @@ impl Place {
         match self {
             // qkv: one index message; then the operands.
             Operands => (ATTENTION, 1),
-            // Index of the table, of the argmax's identity, signs and wins; then the label.
-            Reveal => (PLAIN, 4),
-            // Utilities, signs, wins; then the choice.
-            Route => (Slot::Router, 3),
+            // Indices of the table, of signs and wins; then the label.
+            Reveal => (PLAIN, 3),
+            // Signs, wins; then the choice.
+            Route => (Slot::Router, 2),
             _ => (PLAIN, 0),
         }
     }
@@ -530,7 +530,7 @@ fn a_router_answered_by_noise_chooses_a_model_or_says_that_it_cannot() {
         output_bits: 12,
     };
     for routing in [Routing::Open, Routing::Private { epsilon: 1000 }] {
-        let spec = RouterSpec { trunk, utility: opening(6, 6), answers: 0 };
+        let spec = RouterSpec { trunk, answers: 0 };
         let program = Program::Router { spec, models: 3, output: Output::Label, routing };
         let seeds = Seeds { slot: Slot::Router, ..Seeds::fixed(8) };
         let secret = random_secret(program, 4, 3);

@@ -48,14 +48,13 @@ fn largest(routing: Routing) -> Secret {
         score: opening(4, 6),
         mix: opening(4, 11),
         ffn_in: opening(6, 6),
-        output_bits: 6,
+        output_bits: 10,
     };
-    let spec = RouterSpec { trunk, utility: opening(0, 6), answers: 0 };
+    let spec = RouterSpec { trunk, answers: 0 };
     let mut secret =
         random_secret(Program::Router { spec, models: MODELS as u16, output: Output::Label, routing }, 1, 1);
-    secret.weights = vec![1, 0, 0, 0, 1, 0, 0, 0, 1];
+    secret.weights = vec![8, 0, 0, 0, 8, 0, 0, 0, 8];
     secret.biases = vec![0; MODELS];
-    secret.tables = (0..64).map(|index| if index < 32 { 8 * index } else { 0 }).collect();
     secret
 }
 
@@ -213,13 +212,11 @@ fn fixture(routing: Routing) -> &'static Fixture {
     let nano = pool.models[0].spec;
     pool.models.iter_mut().zip([2, 4, 6]).for_each(|(model, ffn)| model.spec = ModelSpec { ffn, ..nano });
     let router = pool.router.as_mut().unwrap();
-    router.trunk = ModelSpec { tokens: 1, features: 48, ffn: 0, layers: 0, output_bits: 8, ..router.trunk };
-    router.utility = Opening { shift: 0, index_bits: 8 };
+    router.trunk = ModelSpec { tokens: 1, features: 48, ffn: 0, layers: 0, output_bits: 10, ..router.trunk };
     let mut fixture = Fixture::build(pool);
     let (_, secret) = &mut fixture.programs[0];
-    secret.weights = (0..3 * 48).map(|at| i16::from(at / 48 == at % 48)).collect();
+    secret.weights = (0..3 * 48).map(|at| 2 * i16::from(at / 48 == at % 48)).collect();
     secret.biases = vec![0; 3];
-    secret.tables = (0..256).map(|index| if index < 128 { 2 * index } else { 0 }).collect();
     Box::leak(Box::new(fixture))
 }
 

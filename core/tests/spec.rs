@@ -49,7 +49,7 @@ fn small() -> PoolSpec {
         output: Output::Label,
         routing: Routing::Open,
         models: [named("one", model), named("two", ModelSpec { layers: 1, ..model })].into_iter().collect(),
-        router: Some(RouterSpec { trunk, utility: opening(8, 9), answers: 0 }),
+        router: Some(RouterSpec { trunk, answers: 0 }),
     }
 }
 
@@ -79,7 +79,7 @@ fn largest() -> PoolSpec {
         output: Output::Logits,
         routing: Routing::Open,
         models: names.iter().map(|name| named(name, model)).collect(),
-        router: Some(RouterSpec { trunk: model, utility: opening(20, MAX_TABLE_BITS), answers: 0 }),
+        router: Some(RouterSpec { trunk: model, answers: 0 }),
     }
 }
 
@@ -199,8 +199,7 @@ fn every_limit_has_its_error() {
             },
             SpecError::Routing,
         ),
-        (|p| p.router.as_mut().unwrap().utility.shift = 9, SpecError::Bits("utility")),
-        (|p| p.router.as_mut().unwrap().trunk.output_bits = 18, SpecError::Bits("utility")),
+        (|p| p.router.as_mut().unwrap().trunk.output_bits = 33, SpecError::Bits("output")),
         (|p| p.router.as_mut().unwrap().trunk.ffn = 2000, SpecError::Size("ffn")),
         (|p| p.router.as_mut().unwrap().answers = p.classes, SpecError::Answers),
         (|p| p.router = Some(answering(p, p.classes + 1)), SpecError::Answers),
@@ -214,10 +213,10 @@ fn every_limit_has_its_error() {
         (
             |p| {
                 let mut router = answering(p, p.classes);
-                (router.utility.shift, router.utility.index_bits) = (router.utility.shift + 1, 9);
+                router.trunk.output_bits += 1;
                 p.router = Some(router);
             },
-            SpecError::Bits("utility"),
+            SpecError::Answers,
         ),
     ];
     for (index, (change, wanted)) in cases.iter().enumerate() {
@@ -230,19 +229,6 @@ fn every_limit_has_its_error() {
     assert_eq!(Program::of(&small(), Slot::Model(2)), Err(CircuitError::NoSuchSlot));
     assert_eq!(Program::of(&small(), Slot::Model(255)), Err(CircuitError::NoSuchSlot));
     assert_eq!(Program::of(&PoolSpec { router: None, ..small() }, Slot::Router), Err(CircuitError::NoSuchSlot));
-}
-
-#[test]
-fn a_gate_that_needs_more_bits_than_its_wire_has_is_refused() {
-    let mut router = small().router.unwrap();
-    router.trunk.output_bits = 10;
-    router.trunk.ffn_in = opening(1, 9);
-    let program = Program::Router { spec: router, models: 2, output: Output::Label, routing: Routing::Open };
-    assert_eq!(program.layout(), Err(CircuitError::WireTooNarrow { needed: 17, have: 10 }));
-    assert_eq!(program.gate(0), Err(CircuitError::WireTooNarrow { needed: 17, have: 10 }));
-    router.trunk.output_bits = 17;
-    let program = Program::Router { spec: router, models: 2, output: Output::Label, routing: Routing::Open };
-    assert!(program.layout().is_ok());
 }
 
 /// A value in range mostly, and at or beyond a limit often.
@@ -289,13 +275,13 @@ prop_compose! {
 /// A router that has the first model's outputs beside its own.
 fn answering(pool: &PoolSpec, answers: u16) -> RouterSpec {
     let trunk = pool.models[0].spec;
-    RouterSpec { trunk, utility: trunk.compared(), answers }
+    RouterSpec { trunk, answers }
 }
 
 prop_compose! {
     fn pools()(
         edition: [u8; 16], classes in near(MAX_CLASSES), input_bits in bytewise(16), specs in vec(models(), 0..=4),
-        router in proptest::option::of((models(), openings(MAX_TABLE_BITS))), wild in 0u8..20, label: bool, own: bool,
+        router in proptest::option::of(models()), wild in 0u8..20, label: bool, own: bool,
         leak in 0u32..20,
     ) -> PoolSpec {
         let mut pool = PoolSpec {
@@ -307,12 +293,7 @@ prop_compose! {
                 _ => Routing::Private { epsilon: (leak as u16 - 10) * 1800 },
             },
             models: specs.into_iter().map(|spec| named("m", spec)).collect(),
-            router: router.map(|(mut trunk, utility)| {
-                if wild > 1 {
-                    trunk.output_bits = utility.bits();
-                }
-                RouterSpec { trunk, utility, answers: 0 }
-            }),
+            router: router.map(|trunk| RouterSpec { trunk, answers: 0 }),
         };
         if own && !pool.models.is_empty() && pool.router.is_some() {
             pool.router = Some(answering(&pool, pool.classes));

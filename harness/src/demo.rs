@@ -338,7 +338,8 @@ fn case(pool: &Pool, examples: &Examples, scores: &[i32], answer: Answer) -> Res
         let choice = pool.reference(slot, input, scores)?;
         let winner = match pool.spec.routing {
             Routing::Private { .. } => choice.first().map(|index| *index as usize),
-            Routing::Open | Routing::Device => choice.iter().position(|one| *one == 1),
+            // Scores as good as equal may leave no winner; then the first counts.
+            Routing::Open | Routing::Device => Some(choice.iter().position(|one| *one == 1).unwrap_or(0)),
         };
         Slot::Model(winner.context("the reference's router chose nothing")? as u8)
     } else {

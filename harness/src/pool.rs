@@ -9,7 +9,7 @@ use blake2::digest::{KeyInit, Mac};
 use blake2::{Blake2s256, Blake2sMac256, Digest};
 use safetensors::{Dtype, SafeTensors};
 use secure_router_core::channel::StaticSecret;
-use secure_router_core::circuit::{Program, Slot, Wire};
+use secure_router_core::circuit::{Combination, Program, Slot, Wire};
 use secure_router_core::clear::{self, Nearest, Parameters};
 use secure_router_core::cost::Cost;
 use secure_router_core::model::UTILITY_MAX;
@@ -153,20 +153,22 @@ impl Pool {
 
     /// What a utility stands for: how likely the model is to be right.
     #[must_use]
-    pub fn probability(&self, utility: i32) -> f64 {
-        self.utility_floor + (1.0 - self.utility_floor) * f64::from(utility) / f64::from(UTILITY_MAX)
+    pub fn probability(&self, utility: f64) -> f64 {
+        let probability = self.utility_floor + (1.0 - self.utility_floor) * utility / f64::from(UTILITY_MAX);
+        probability.clamp(0.0, 1.0)
     }
 
-    /// The router's utilities of `input`, one per model, by the clear-text reference.
+    /// The router's utilities of `input` in steps, one per model, by the clear-text reference.
     ///
     /// # Errors
     /// As [`reference`](Self::reference).
-    pub fn utilities(&self, input: &[i16]) -> Result<Vec<i32>> {
+    pub fn utilities(&self, input: &[i16]) -> Result<Vec<f64>> {
         let compared = Program::of(&self.spec, Slot::Router)?.compared()?.context("the router compares nothing")?;
+        let Combination::Differences { scale } = compared.combination else { bail!("the router compares nothing") };
         let scores = vec![0; self.spec.models.len()];
         let (arena, _) = self.run(Slot::Router, input, &scores)?;
         let items = arena.get(compared.wire.at as usize..).context("no utilities")?;
-        Ok(items.iter().take(self.spec.models.len()).map(|utility| *utility as i32).collect())
+        Ok(items.iter().take(self.spec.models.len()).map(|u| *u as f64 / f64::from(1u32 << scale)).collect())
     }
 
     /// The clear-text reference, rounding to nearest: logits, or the router's one-hot, which private

@@ -119,7 +119,7 @@ impl Report {
         for slot in slots {
             fixed.push(answers(&ask(slot, 0, &LINKS[0].1)?));
         }
-        let utilities: Vec<Vec<i32>> =
+        let utilities: Vec<Vec<f64>> =
             chosen.iter().map(|i| pool.utilities(&examples.inputs[*i])).collect::<Result<_>>()?;
         let mut routed = Vec::new();
         for name in &self.links {
@@ -228,10 +228,10 @@ fn answers(all: &[Answer]) -> Answers {
     }
 }
 
-/// The first of the best, as the parties take it.
-fn clear_route(utilities: &[i32], scores: &[i32]) -> usize {
-    let sums: Vec<i32> = utilities.iter().zip(scores).map(|(u, s)| u + s).collect();
-    (0..sums.len()).rev().max_by_key(|m| sums[*m]).unwrap_or(0)
+/// The first of the best, as the parties take it but for their rounding.
+fn clear_route(utilities: &[f64], scores: &[i32]) -> usize {
+    let sums: Vec<f64> = utilities.iter().zip(scores).map(|(u, s)| u + f64::from(*s)).collect();
+    (0..sums.len()).rev().max_by(|a, b| sums[*a].total_cmp(&sums[*b])).unwrap_or(0)
 }
 
 fn read(path: &Path) -> Result<Records> {

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use secure_router_core::circuit::{Gate, MessageKind, Operand, Program, Slot};
+use secure_router_core::circuit::{Gate, Operand, Program, Response, Slot};
 use secure_router_core::cost::Cost;
 use secure_router_core::ring::packed_bytes;
 use secure_router_core::routing::Routing;
@@ -50,13 +50,17 @@ impl Added {
             self.blocks_online += 4 * elements;
         }
         if entries > 0 {
-            // A tag for each entry; a word for the correction's part of the dealer's.
+            // A tag for each entry.
             self.up += TAG;
-            self.dealer += TAG * elements * entries + WORD * elements;
+            self.dealer += TAG * elements * entries;
             self.blocks_online += elements;
         }
+        // A word for the correction's part of the dealer's.
+        if gate.response.corrected_to().is_some() {
+            self.dealer += WORD * elements;
+        }
         // A word for each mask of a wire.
-        if gate.messages().iter().any(|m| matches!(m.kind, MessageKind::Share | MessageKind::Answer)) {
+        if !matches!(gate.response, Response::Reveal { .. }) {
             self.dealer += WORD * elements;
         }
         if let Operand::Product(_) = gate.operand {

@@ -76,7 +76,7 @@ pub fn pool(routing: Routing) -> PoolSpec {
         output: Output::Label,
         routing,
         models: [named("plain", base), named("attention", attention), named("frames", frames)].into_iter().collect(),
-        router: Some(RouterSpec { trunk, utility: opening(6, 8), answers: 0 }),
+        router: Some(RouterSpec { trunk, answers: 0 }),
     };
     pool.validate().unwrap();
     pool

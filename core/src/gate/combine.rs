@@ -24,7 +24,7 @@ pub fn evaluate<X: Scalar>(combine: &Combine, values: &[X], mut emit: impl FnMut
         })
     };
     match combine.combination {
-        Combination::Differences => {
+        Combination::Differences { .. } => {
             (0u32..).zip(groups.pairs()).for_each(|(element, (i, j))| emit(element, value(i).minus(value(j))));
         }
         Combination::Last => (0u32..).zip(first..items).for_each(|(element, item)| emit(element, value(item))),
@@ -51,9 +51,10 @@ pub fn constant(combine: &Combine, index: u32, scores: &[i32]) -> i32 {
         Combination::Last => 0,
         Combination::Wins => lost(index),
         Combination::Tournament => index.checked_sub(1).map_or(0, |item| lost(item + u32::from(combine.groups.0[0]))),
-        Combination::Differences => {
+        Combination::Differences { scale } => {
             let score = |item: u16| scores.get(usize::from(item)).copied().unwrap_or(0);
-            combine.groups.pairs().nth(index as usize).map_or(0, |(i, j)| score(i).saturating_sub(score(j)))
+            let difference = |(i, j)| score(i).saturating_sub(score(j));
+            combine.groups.pairs().nth(index as usize).map_or(0, difference).wrapping_shl(scale.into())
         }
     }
 }

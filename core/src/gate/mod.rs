@@ -6,6 +6,7 @@
 //! | [`product`] | product of two shared matrices |
 //! | [`combine`] | public combination, for the argmax |
 //! | [`opening`] | how an operand becomes a masked index |
+//! | [`remask`] | response: shared again as it is |
 //! | [`requantise`] | response: rounding |
 //! | [`table`] | response: any element-wise function |
 //!
@@ -16,6 +17,7 @@ pub mod combine;
 pub mod linear;
 pub mod opening;
 pub mod product;
+pub mod remask;
 pub mod requantise;
 pub mod table;
 

@@ -28,11 +28,12 @@ pub fn dealer_sigma(opening: Opening, rho: u32) -> u32 {
     low_bits(rho, opening.bits()) >> opening.shift
 }
 
-/// The device's correction for an operand of mask `m`.
+/// The device's correction, which turns an operand's mask `m` into one that has a place in a stream: `rho_D`, or the
+/// mask of the wire that [`remask`](super::remask) makes.
 #[inline]
 #[must_use]
-pub fn device_correction(rho_device: u32, mask: u32) -> u32 {
-    rho_device.wrapping_sub(mask)
+pub fn device_correction(to: u32, mask: u32) -> u32 {
+    to.wrapping_sub(mask)
 }
 
 /// The reference: `y / 2^s` rounded with `offset` in `0..2^s`. Half of the range rounds to nearest;

@@ -25,7 +25,6 @@ pub fn value(table: Table, tables: &[i16], index_bits: u8, index: i32) -> i32 {
         Table::Sign => i32::from(index >= 0),
         Table::Equals(wanted) => i32::from(index == i32::from(wanted)),
         Table::Winner(items) => winner(items, index as u32),
-        Table::Identity => index,
     }
 }
 

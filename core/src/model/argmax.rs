@@ -2,15 +2,15 @@
 //!
 //! A sign table on all pairwise differences, and a table on what the signs say: for a one-hot, each
 //! item's wins and whether they are a full score; for an index, the group's whole tournament at once,
-//! which is one element that no party can turn into more than one of the items. The differences are
-//! opened without a shift, so the comparisons are exact: they are consistent with each other and
-//! exactly one item of a group wins. Of equal items the first wins.
+//! which is one element that no party can turn into more than one of the items. The items are the
+//! accumulators of a linear gate, and the opening of a difference rounds it without bias: of two items
+//! that differ by less than a step either may win, of equal ones the first does. Three or more within a step of each
+//! other may beat one another in a circle, so that nobody has a full score; then the first counts.
 
 use crate::circuit::{Circuit, Combination, Combine, Groups, Lookup, Operand, Party, Table, Wire};
 use crate::routing::MAX_PRIVATE_MODELS;
 use crate::spec::{MAX_LABELS, MAX_MODELS, MAX_TABLE_BITS, Opening};
 
-const DIFFERENCE: Opening = Opening { shift: 0, index_bits: 11 };
 const _: () = assert!(MAX_MODELS as u16 <= MAX_LABELS && MAX_LABELS < 1 << 14);
 const _: () = assert!(
     Groups::one(MAX_PRIVATE_MODELS as u16).pair_count() < MAX_TABLE_BITS as u16
@@ -18,38 +18,45 @@ const _: () = assert!(
         && ONE_HOT_BITS <= INDEX_BITS
 );
 
-/// Signed bits of what is compared, public scores included: differences have one more.
-pub(crate) const COMPARED_BITS: u8 = DIFFERENCE.index_bits - 1;
-/// Bits of a wire of items.
-pub(crate) const ITEM_BITS: u8 = DIFFERENCE.bits();
 /// Bits of a one-hot: 0 and 1, read as signed.
 pub(crate) const ONE_HOT_BITS: u8 = 2;
 /// Bits of an index.
 const INDEX_BITS: u8 = 3;
 
-/// The one-hots of the largest of each group of `wire`; the server learns the first `opened`
+/// The one-hots of the largest of each group of `items`; the server learns the first `opened`
 /// elements.
 pub(crate) fn argmax<P: Party>(
     circuit: &mut Circuit<'_, P>,
-    wire: Wire,
+    items: Items,
     groups: Groups,
     opened: u16,
 ) -> Result<Wire, P::Error> {
     let opening = Opening { shift: 0, index_bits: win_bits(groups.largest()) };
     let [first, rest] = groups.0;
     let lookup = Lookup { first: full(first), split: first.into(), rest: full(rest), opened: opened.into() };
-    decide(circuit, wire, groups, Combination::Wins, opening, lookup, ONE_HOT_BITS)
+    decide(circuit, items, groups, Combination::Wins, opening, lookup, ONE_HOT_BITS)
 }
 
 /// The index of the largest of the first group, of at most [`MAX_PRIVATE_MODELS`] items, which the
 /// server learns; and behind it the one-hot of the other group.
-pub(crate) fn open_index<P: Party>(circuit: &mut Circuit<'_, P>, wire: Wire, groups: Groups) -> Result<Wire, P::Error> {
+pub(crate) fn open_index<P: Party>(
+    circuit: &mut Circuit<'_, P>,
+    items: Items,
+    groups: Groups,
+) -> Result<Wire, P::Error> {
     let [first, rest] = groups.0;
     // With a sign that is always 0.
     let tournament = Groups::one(first).pair_count() as u8 + 1;
     let opening = Opening { shift: 0, index_bits: tournament.max(win_bits(rest)) };
     let lookup = Lookup { first: Table::Winner(first), split: 1, rest: full(rest), opened: 1 };
-    decide(circuit, wire, groups, Combination::Tournament, opening, lookup, INDEX_BITS)
+    decide(circuit, items, groups, Combination::Tournament, opening, lookup, INDEX_BITS)
+}
+
+/// What is compared: a wire of one row, and how differences of its elements are opened.
+#[derive(Clone, Copy)]
+pub(crate) struct Items {
+    pub(crate) wire: Wire,
+    pub(crate) difference: Opening,
 }
 
 /// Bits that hold all wins but one of `items` items, with a sign.
@@ -64,14 +71,15 @@ const fn full(items: u16) -> Table {
 
 fn decide<P: Party>(
     circuit: &mut Circuit<'_, P>,
-    wire: Wire,
+    Items { wire, difference }: Items,
     groups: Groups,
     combination: Combination,
     opening: Opening,
     lookup: Lookup,
     bits: u8,
 ) -> Result<Wire, P::Error> {
-    let differences = Operand::Combine(Combine { wire, combination: Combination::Differences, groups });
-    let signs = circuit.table(differences, DIFFERENCE, Table::Sign, opening.bits())?;
+    let differences = Combination::Differences { scale: difference.shift };
+    let differences = Operand::Combine(Combine { wire, combination: differences, groups });
+    let signs = circuit.table(differences, difference, Table::Sign, opening.bits())?;
     circuit.table(Operand::Combine(Combine { wire: signs, combination, groups }), opening, lookup, bits)
 }

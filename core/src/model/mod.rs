@@ -4,7 +4,7 @@ mod argmax;
 mod router;
 mod transformer;
 
-pub(crate) use argmax::{COMPARED_BITS, ITEM_BITS, ONE_HOT_BITS, argmax, open_index};
+pub(crate) use argmax::{Items, ONE_HOT_BITS, argmax, open_index};
 pub use router::{COST_BIAS_MAX, UTILITY_MAX, router};
 pub use transformer::transformer;
 pub(crate) use transformer::trunk;

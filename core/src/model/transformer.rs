@@ -11,16 +11,15 @@
 use heapless::Vec;
 
 use crate::circuit::{
-    Circuit, CircuitError, Combination, Combine, Groups, HeadView, MAX_TERMS, Operand, Party, Product, Table, Wire,
+    Circuit, CircuitError, Combination, Combine, Groups, HeadView, MAX_TERMS, Operand, Party, Product, Wire,
 };
 use crate::spec::{ModelSpec, Output};
 
-use super::{ITEM_BITS, ONE_HOT_BITS, argmax};
+use super::{Items, ONE_HOT_BITS, argmax};
 
 /// The answer of `spec`, revealed to the device: its logits, or the one-hot of the largest.
 ///
-/// For a label the logits are first cut to the bits that are compared, by unbiased rounding; logits
-/// that differ by less than one step of these are a tie.
+/// For a label, logits that differ by less than one step of [`ModelSpec::difference`] are a tie that chance decides.
 ///
 /// # Errors
 /// The party's.
@@ -36,8 +35,8 @@ pub fn transformer<P: Party>(
         return Ok(());
     }
     let groups = Groups::one(classes);
-    let compared = circuit.table(logits, spec.compared(), Table::Identity, ITEM_BITS)?;
-    let label = argmax(circuit, compared, groups, 0)?;
+    let wire = circuit.remask(logits, spec.output_bits)?;
+    let label = argmax(circuit, Items { wire, difference: spec.difference() }, groups, 0)?;
     circuit.reveal(Operand::Combine(Combine { wire: label, combination: Combination::Last, groups }), ONE_HOT_BITS)?;
     Ok(())
 }

@@ -6,7 +6,7 @@ use std::convert::Infallible;
 use std::rc::Rc;
 
 use secure_router_core::channel::{Channel, Event as Arrived, Link, StaticSecret};
-use secure_router_core::circuit::{Program, Slot};
+use secure_router_core::circuit::{Gate, Operand, Program, Slot};
 use secure_router_core::cost::router_scores;
 use secure_router_core::keys::{DeviceSeeds, server_key};
 use secure_router_core::rand_core::{TryCryptoRng, TryRng};
@@ -82,7 +82,7 @@ pub fn pool() -> PoolSpec {
         output: secure_router_core::spec::Output::Logits,
         routing: Routing::Open,
         models: models.into_iter().collect(),
-        router: Some(RouterSpec { trunk, utility: opening(8, 8), answers: 0 }),
+        router: Some(RouterSpec { trunk, answers: 0 }),
     };
     spec.validate().unwrap();
     spec
@@ -93,7 +93,7 @@ pub fn answering_pool() -> PoolSpec {
     let mut spec = pool();
     let trunk = spec.models[0].spec;
     spec.output = secure_router_core::spec::Output::Label;
-    spec.router = Some(RouterSpec { trunk, utility: trunk.compared(), answers: spec.classes });
+    spec.router = Some(RouterSpec { trunk, answers: spec.classes });
     spec.validate().unwrap();
     spec
 }
@@ -118,13 +118,21 @@ impl Fixture {
         let programs = pool
             .slots()
             .map(|slot| {
-                // Logits are cut to ten bits to be compared: large weights, or all are ties.
-                let size = if slot == Slot::Router && pool.router_answers(Slot::Model(0)) { 40 } else { 2 };
-                let mut secret = random_secret(Program::of(&pool, slot).unwrap(), 11 + u64::from(slot.code()), size);
-                if slot == Slot::Router {
-                    // Utilities are 0 to 255.
-                    let at = secret.tables.len() - (1 << pool.router.unwrap().utility.index_bits);
-                    secret.tables[at..].iter_mut().for_each(|entry| *entry = (*entry + 15) * 8);
+                let program = Program::of(&pool, slot).unwrap();
+                let mut secret = random_secret(program, 11 + u64::from(slot.code()), 2);
+                if slot == Slot::Router && pool.router_answers(Slot::Model(0)) {
+                    // Differences are cut to twelve bits to be compared: large weights, or all are ties.
+                    let linear =
+                        |gate: Gate| if let Operand::Linear(linear) = gate.operand { Some(linear) } else { None };
+                    let last = program.gates().filter_map(|gate| linear(gate.unwrap())).last().unwrap();
+                    let weights = &mut secret.weights[last.weights_at as usize..];
+                    weights.iter_mut().for_each(|weight| *weight *= 400);
+                    // A model is as useful as its column of the input is large.
+                    for model in 0..pool.models.len() {
+                        let row = &mut weights[model * usize::from(last.terms[0].columns())..];
+                        row[..usize::from(last.terms[0].columns())].fill(0);
+                        row[model] = 1500;
+                    }
                 }
                 (slot, secret)
             })

@@ -65,7 +65,7 @@ fn of_gate(gate: &Gate, stock_end: u64) -> GateCost {
         Operand::Product(product) if product.transposed => "scores",
         Operand::Product(_) => "weighted values",
         Operand::Combine(combine) => match combine.combination {
-            Combination::Differences => "differences",
+            Combination::Differences { .. } => "differences",
             Combination::Wins => "wins",
             Combination::Tournament => "tournament",
             Combination::Last => "answer",
@@ -73,6 +73,7 @@ fn of_gate(gate: &Gate, stock_end: u64) -> GateCost {
     };
     let response = match gate.response {
         Response::Share => "",
+        Response::Remask { .. } => ", masked anew",
         Response::Requantise(_) => ", requantised",
         Response::Table { .. } => ", table",
         Response::Reveal { .. } => ", revealed",

@@ -9,6 +9,7 @@ use secure_router_core::spec::PoolSpec;
 
 /// One example that neither router nor models were trained on: the router's utilities, and whether each model is right.
 pub(crate) struct Case {
+    /// In accumulators, as [`Prices::scores`].
     pub(crate) utilities: Vec<i32>,
     pub(crate) right: Vec<bool>,
     /// Whether the router's values fitted their bits.
@@ -49,7 +50,13 @@ impl Prices {
 
     /// What the server adds to the utilities for a request with this `lambda`.
     pub(crate) fn scores(&self, lambda: u16) -> Result<Vec<i32>> {
-        Ok(router_scores(&self.spec, lambda, u8::MAX, &self.link)?.to_vec())
+        let scores = router_scores(&self.spec, lambda, u8::MAX, &self.link)?;
+        Ok(scores.iter().map(|score| score << self.step_bits()).collect())
+    }
+
+    /// A step of utility is `2^step_bits` of an accumulator.
+    pub(crate) fn step_bits(&self) -> u8 {
+        self.spec.router.map_or(0, |router| router.trunk.difference().shift)
     }
 
     /// Time of the dearest model, in microseconds.
@@ -126,7 +133,7 @@ struct Advantage {
 }
 
 impl Advantage {
-    /// Least squares; few data leave the slope at `step`, what a step of utility says it is worth.
+    /// Least squares; few data leave the slope at `step`, what a difference of 1 says it is worth.
     fn fit(cases: &[Case], m: usize, step: f64) -> Self {
         /// As much as a hundred cases that lie a tenth of probability from the mean.
         const RIDGE: f64 = 1.0;
@@ -143,7 +150,7 @@ impl Advantage {
 }
 
 impl Case {
-    /// By how many steps the largest model's utility is above that of model `m`, and by how much it is right and `m` not.
+    /// By how much the largest model's utility is above that of model `m`, and by how much it is right and `m` not.
     fn against_last(&self, m: usize) -> (f64, f64) {
         let last = self.right.len() - 1;
         let hit = |m: usize| f64::from(u8::from(self.right[m]));
@@ -153,7 +160,7 @@ impl Case {
 
 /// Of the operations that cost less than always asking the largest model, the cheapest one that may be expected to lose
 /// little against that, or the best one if all lose more; the last one if none costs less. `step` is what a step of
-/// utility is worth. Expectations are steadier than hits: these differ in few examples.
+/// utility is worth as a probability. Expectations are steadier than hits: these differ in few examples.
 pub(crate) fn choose<'c>(
     cases: &[Case],
     curve: &'c [Operation],
@@ -161,6 +168,7 @@ pub(crate) fn choose<'c>(
     step: f64,
 ) -> Result<Option<&'c Operation>> {
     let models = prices.models.len();
+    let step = step / f64::from(1u32 << prices.step_bits());
     let advantages: Vec<Advantage> = (0..models).map(|m| Advantage::fit(cases, m, step)).collect();
     let lost = |operation: &Operation| -> Result<f64> {
         let costs = prices.scores(operation.lambda)?;
@@ -195,8 +203,9 @@ mod tests {
 
     #[test]
     fn lambda_sends_easy_cases_to_the_cheap_model() {
-        let easy = || Case { utilities: vec![254, 100, 254], right: vec![true, false, true], in_range: true };
-        let hard = || Case { utilities: vec![100, 100, 250], right: vec![false, false, true], in_range: true };
+        let steps = |steps: [i32; 3]| steps.map(|s| s << 4).to_vec();
+        let easy = || Case { utilities: steps([254, 100, 254]), right: vec![true, false, true], in_range: true };
+        let hard = || Case { utilities: steps([100, 100, 250]), right: vec![false, false, true], in_range: true };
         let cases: Vec<Case> = (0..100).map(|i| if i % 10 == 0 { hard() } else { easy() }).collect();
         let train = toy("speech", 13, 9, 40);
         let pool = crate::run::assemble(&train, &Task::of(&train, None).unwrap(), Vec::new()).unwrap();
@@ -215,7 +224,7 @@ mod tests {
         assert_eq!(choose(&cases, &dear).lambda, curve.last().unwrap().lambda);
         // Where the largest model is better than the router believes, everywhere, the dearest choice is the best.
         let doubted =
-            |i: i32| Case { utilities: vec![200 - i, 0, 200], right: vec![false, false, true], in_range: true };
+            |i: i32| Case { utilities: steps([200 - i, 0, 200]), right: vec![false, false, true], in_range: true };
         let doubted: Vec<Case> = (0..100).map(doubted).collect();
         let curve = operations(&doubted, &prices).unwrap();
         let dearest = curve.iter().find(|o| o.time < prices.dearest()).unwrap();

@@ -83,7 +83,7 @@ impl<'a> Interpreter<'a> {
         Ok(&self.arena[wire.at as usize..][..wire.elements() as usize])
     }
 
-    /// The router's utilities of the last run.
+    /// The router's utilities of the last run, in accumulators.
     pub(crate) fn utilities(&self) -> Result<&[i64]> {
         let Combine { wire, groups, .. } = self.program.compared()?.context("not a router")?;
         Ok(&self.arena[wire.at as usize..][..usize::from(groups.0[0])])
@@ -106,7 +106,7 @@ fn signed_range(response: Response) -> f64 {
         Response::Share => 8,
         Response::Requantise(opening) => opening.index_bits - 1,
         Response::Table { opening, .. } => opening.index_bits,
-        Response::Reveal { bits } => bits,
+        Response::Remask { bits } | Response::Reveal { bits } => bits,
     };
     f64::from(1u32 << (bits - 1))
 }

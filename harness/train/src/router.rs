@@ -5,9 +5,8 @@
 use crate::calibration::Calibration;
 use crate::cross_fit::CrossFit;
 use crate::data::folds;
-use crate::integer::{Integers, integers, table};
+use crate::integer::{Integers, integers};
 use crate::nn::Mode;
-use crate::nn::function::sigmoid;
 use crate::nn::loss::{argmax, softmax};
 use crate::nn::model::Model;
 use crate::rng::Rng;
@@ -15,7 +14,7 @@ use crate::train::{Judged, Recipe, logit_scale, predict, taught, train};
 use anyhow::Result;
 use indicatif::ProgressBar;
 use rayon::prelude::*;
-use secure_router_core::model::UTILITY_MAX;
+use secure_router_core::model::{COST_BIAS_MAX, UTILITY_MAX};
 
 /// Variants of an example that nobody validates.
 const UNJUDGED_VARIANTS: usize = 2;
@@ -142,14 +141,9 @@ fn said(model: &mut Model, inputs: &[f32], classes: usize) -> Vec<f32> {
     softmax(&predict(model, inputs, &Mode::NEAREST), classes)
 }
 
-/// Head-room of the index of a utility, above the range of all variants that the router was trained on.
-const UTILITY_ROOM: f32 = 1.6;
-
-/// A router as it was trained, the range of its outputs and the largest logit on what it was trained on.
+/// A router as it was trained, and the largest logit on what it was trained on.
 pub(crate) struct TrainedRouter {
     model: Model,
-    /// Per model.
-    outputs: Vec<(f32, f32)>,
     logit: f32,
 }
 
@@ -160,7 +154,7 @@ pub(crate) struct Router {
     pub(crate) answering: Integers,
 }
 
-/// How a router's outputs become utilities: 255 steps from `floor` to certainty.
+/// How a router's outputs become utilities: 255 steps from `floor` to certainty, and on beyond both.
 pub(crate) struct Utilities {
     /// Of each model.
     pub(crate) calibrations: Vec<Calibration>,
@@ -169,10 +163,11 @@ pub(crate) struct Utilities {
 
 impl Utilities {
     /// Fitted on `outputs` of routers that have not seen their examples, of which `right` tells which
-    /// models are. The floor is high, for a fine step, where few examples are below it with every model.
+    /// models are. The floor is as high, and a step as fine, as the models' estimates for one example lie near each other.
     pub(crate) fn fit(outputs: &[Vec<f32>], right: &[Vec<bool>], models: usize) -> Self {
         const FLOORS: [f32; 3] = [0.75, 0.5, 0.0];
-        const BELOW: f64 = 0.01;
+        /// Head-room for estimates of other examples.
+        const ROOM: f32 = 1.5;
         let calibrations: Vec<Calibration> = (0..models)
             .map(|m| {
                 let column: Vec<f32> = outputs.iter().map(|o| o[m]).collect();
@@ -180,10 +175,13 @@ impl Utilities {
                 Calibration::fit(&column, &right)
             })
             .collect();
-        let best = |o: &Vec<f32>| calibrations.iter().zip(o).map(|(c, &o)| c.probability(o)).fold(0f32, f32::max);
-        let best: Vec<f32> = outputs.iter().map(best).collect();
-        let few = |floor: f32| best.iter().filter(|b| **b < floor).count() as f64 <= BELOW * best.len() as f64;
-        let floor = FLOORS.into_iter().find(|f| few(*f)).unwrap_or(0.0);
+        let spread = |outputs: &Vec<f32>| {
+            let all = || calibrations.iter().zip(outputs).map(|(c, &o)| c.adjusted(o));
+            all().fold(f32::MIN, f32::max) - all().fold(f32::MAX, f32::min)
+        };
+        let widest = ROOM * outputs.iter().map(spread).fold(0f32, f32::max);
+        let fits = |floor: f32| widest <= COST_BIAS_MAX as f32 * (1.0 - floor) / UTILITY_MAX as f32;
+        let floor = FLOORS.into_iter().find(|floor| fits(*floor)).unwrap_or(0.0);
         Self { calibrations, floor }
     }
 
@@ -195,10 +193,6 @@ impl Utilities {
     /// What one step of utility is worth, as a probability.
     pub(crate) fn step(&self) -> f64 {
         f64::from(1.0 - self.floor) / f64::from(UTILITY_MAX)
-    }
-
-    fn steps(&self, logit: f32) -> f32 {
-        UTILITY_MAX as f32 * ((sigmoid(logit) - self.floor) / (1.0 - self.floor)).max(0.0)
     }
 }
 
@@ -214,36 +208,23 @@ pub(crate) fn train_router(
     let rng = Rng::new(seed, &format!("router without {held_out:?}"));
     let mut model = train(recipe, &source, rng, bar);
     let found = predict(&mut model, &source.inputs, &Mode::NEAREST);
-    let models = judgements.models;
-    let mut outputs = vec![(f32::MAX, f32::MIN); models];
     let mut logit = 0f32;
     for row in found.chunks_exact(source.outputs()) {
-        let (utilities, logits) = row.split_at(models);
-        outputs.iter_mut().zip(utilities).for_each(|((low, high), o)| (*low, *high) = (low.min(*o), high.max(*o)));
-        logit = logits.iter().fold(logit, |max, l| max.max(l.abs()));
+        logit = row[judgements.models..].iter().fold(logit, |max, l| max.max(l.abs()));
     }
-    TrainedRouter { model, outputs, logit }
+    TrainedRouter { model, logit }
 }
 
 impl TrainedRouter {
     pub(crate) fn export(mut self, recipe: &Recipe, utilities: &Utilities) -> Result<Router> {
-        let (models, utility) = (self.outputs.len(), recipe.compared()?);
-        // One table serves all models: the middle of all their ranges is its index 0.
-        let adjusted = |(c, (low, high)): (&Calibration, &(f32, f32))| (c.adjusted(*low), c.adjusted(*high));
-        let ranges: Vec<(f32, f32)> = utilities.calibrations.iter().zip(&self.outputs).map(adjusted).collect();
-        let low = ranges.iter().map(|r| r.0).fold(f32::MAX, f32::min);
-        let high = ranges.iter().map(|r| r.1).fold(f32::MIN, f32::max);
-        let middle = 0.5 * (low + high);
+        let (models, difference) = (utilities.calibrations.len(), recipe.spec()?.difference());
         for (m, Calibration { slope, offset }) in utilities.calibrations.iter().enumerate() {
-            self.model.adjust_output(m, *slope, offset - middle);
+            self.model.adjust_output(m, *slope, offset - utilities.floor);
         }
-        let half = (1u32 << (utility.index_bits - 1)) as f32;
-        let step = 0.5 * (high - low) * UTILITY_ROOM / half;
-        let utility_scale = f64::from(1u32 << utility.shift) / f64::from(step);
+        let utility_scale = f64::from(1u32 << difference.shift) / utilities.step();
         let logit_scale = logit_scale(&recipe.bits, self.logit);
         let scale = |output: usize| if output < models { utility_scale } else { logit_scale };
-        let mut router = integers(&self.model, &recipe.bits, scale, "router")?;
-        router.tables.extend(table(utility.index_bits, |v| utilities.steps(middle + v * step), "router")?);
+        let router = integers(&self.model, &recipe.bits, scale, "router")?;
         let size = self.model.size();
         self.model.drop_outputs(models);
         let answering = integers(&self.model, &recipe.bits, |_| logit_scale, "router")?;

@@ -224,8 +224,7 @@ pub(crate) fn assemble(train: &Dataset, task: &Task, programs: Vec<Integers>) ->
 pub(crate) fn spec_of(train: &Dataset, task: &Task, models: &[Recipe], router: Option<&Recipe>) -> Result<PoolSpec> {
     let name = train.name.as_str().try_into().map_err(|_| anyhow!("the name `{}` is too long", train.name))?;
     let classes = train.classes.len().try_into()?;
-    let router = router
-        .map(|router| anyhow::Ok(RouterSpec { trunk: router.spec()?, utility: router.compared()?, answers: classes }));
+    let router = router.map(|router| anyhow::Ok(RouterSpec { trunk: router.spec()?, answers: classes }));
     let spec = PoolSpec {
         edition: [0; 16],
         task: name,

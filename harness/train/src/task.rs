@@ -344,11 +344,6 @@ impl Recipe {
         })
     }
 
-    /// How outputs are opened to be compared.
-    pub(crate) fn compared(&self) -> Result<Opening> {
-        Ok(self.spec()?.compared())
-    }
-
     pub(crate) fn named(&self) -> Result<NamedModel> {
         let name = self.name.as_str().try_into().ok().context("name too long")?;
         Ok(NamedModel { name, spec: self.spec()? })

@@ -4,7 +4,7 @@ use crate::bits::{Bits, calibrate};
 use crate::data::Example;
 use crate::feature::Features;
 use crate::lexicon::Lexicon;
-use crate::nn::loss::{binary_gradient, cross_entropy, softmax};
+use crate::nn::loss::{cross_entropy, softmax, squares_gradient};
 use crate::nn::model::{Model, Shape, Style};
 use crate::nn::noise::Noise;
 use crate::nn::optimiser::Optimiser;
@@ -198,8 +198,9 @@ pub(crate) fn taught(targets: &mut [f32], label: usize) {
     }
 }
 
-/// Largest logit accumulator on the train split, as a part of its range.
-const OUTPUT_ROOM: f64 = 2.0;
+/// The range of an accumulator over the largest logit on the train split: differences, which have the same bits, may
+/// be twice as large, and logits of unknown inputs larger.
+const OUTPUT_ROOM: f64 = 4.0;
 
 /// What a logit of 1 is worth in units of an accumulator that must hold `largest` with head-room.
 pub(crate) fn logit_scale(bits: &Bits, largest: f32) -> f64 {
@@ -245,7 +246,7 @@ impl Source for Judged {
         let (models, outputs) = (self.models, self.outputs());
         let part = |from, to| (rows(logits, from, to), rows(targets, from, to));
         let (logits, targets) = part(0, models);
-        let utilities = binary_gradient(&logits, &targets, models);
+        let utilities = squares_gradient(&logits, &targets, models);
         let (logits, targets) = part(models, outputs);
         let (_, classes) = cross_entropy(&logits, &targets, self.classes);
         let joined = utilities.chunks_exact(models).zip(classes.chunks_exact(self.classes));

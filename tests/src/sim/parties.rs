@@ -441,7 +441,7 @@ impl Device {
             own = best.split_off(spec.models.len());
             let event = self.next(stream, session).await?;
             lock(&world.watch).answered(self.index, burned);
-            model = Slot::Model(best.iter().position(|one| *one == 1).expect("a choice") as u8);
+            model = Slot::Model(best.iter().position(|one| *one == 1).unwrap_or(0) as u8);
             expect(event, Event::Routed(model));
         }
         expect(self.next(stream, session).await?, Event::Answer);

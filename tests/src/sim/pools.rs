@@ -62,9 +62,9 @@ fn specs() -> [PoolSpec; 3] {
     let frames = ModelSpec { tokens: 16, features: 3, ffn: 32, ..base };
     let wide = ModelSpec { tokens: 8, features: 64, ..base };
     let wide_trunk = ModelSpec { layers: 0, ffn: 0, tokens: 1, features: 512, ..trunk };
-    let alone = |trunk| RouterSpec { trunk, utility: opening(9, 8), answers: 0 };
+    let alone = |trunk| RouterSpec { trunk, answers: 0 };
     [
-        spec(48, &[base, attention], RouterSpec { trunk: base, utility: base.compared(), answers: CLASSES }),
+        spec(48, &[base, attention], RouterSpec { trunk: base, answers: CLASSES }),
         spec(48, &[attention, frames], alone(trunk)),
         spec(512, &[wide, ModelSpec { ffn: 5, ..wide }], alone(wide_trunk)),
     ]
@@ -81,12 +81,7 @@ fn file(spec: &PoolSpec, seed: u64) -> Vec<u8> {
         let layout = Program::of(spec, slot).unwrap().layout().unwrap();
         let name = secure_router::pool::slot_name(spec, slot);
         let mut shorts = |count: u32, limit| (0..count).map(|_| draw(limit) as i16).collect::<Vec<_>>();
-        let (weights, mut tables) = (shorts(layout.weights, 2), shorts(layout.tables, 15));
-        if slot == Slot::Router {
-            // Utilities are 0 to 255.
-            let at = tables.len() - (1 << spec.router.unwrap().utility.index_bits);
-            tables[at..].iter_mut().for_each(|entry| *entry = (*entry + 15) * 8);
-        }
+        let (weights, tables) = (shorts(layout.weights, 2), shorts(layout.tables, 15));
         let biases: Vec<u8> = (0..layout.biases).flat_map(|_| draw(100).to_le_bytes()).collect();
         let bytes = |shorts: &[i16]| shorts.iter().flat_map(|value| value.to_le_bytes()).collect();
         parts.push((format!("{name}.weights"), Dtype::I16, bytes(&weights)));
