@@ -272,6 +272,12 @@ pub enum Operand {
     Combine(Combine),
 }
 
+impl From<Linear> for Operand {
+    fn from(linear: Linear) -> Self {
+        Self::Linear(linear)
+    }
+}
+
 /// The contents of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Table {
@@ -284,7 +290,7 @@ pub enum Table {
     Sign,
     /// 1 for an index of exactly this, else 0.
     Equals(u16),
-    /// The item that wins the tournament of this many items; 0 for results that no scores have.
+    /// The item that wins the tournament of this many items; 0 for results that have no winner.
     Winner(u16),
 }
 
@@ -322,8 +328,8 @@ pub enum Response {
     Share,
     /// Round to `index_bits` signed bits under sharing.
     Requantise(Opening),
-    /// Share again under a fresh mask of `bits` bits, exactly and without a message: the device's offline
-    /// correction replaces the operand's mask, which has no place in a stream, by the wire's.
+    /// Share a linear gate's result again under a fresh mask of `bits` bits, exactly and without a message: the device's
+    /// offline correction replaces the operand's mask, which has no place in a stream, by the wire's.
     Remask {
         /// Bits.
         bits: u8,
@@ -431,8 +437,8 @@ impl Gate {
         }
     }
 
-    /// The gate's online messages, in order: none if all it takes was done offline. This list is the wire format of the online phase:
-    /// parties and cost model all follow it.
+    /// The gate's online messages, in order; none of a gate whose messages all are offline. This list is the wire
+    /// format of the online phase: parties and cost model all follow it.
     #[must_use]
     pub fn messages(&self) -> Vec<Message, 4> {
         let mut messages = Vec::new();
@@ -597,7 +603,7 @@ impl<'p, P: Party> Circuit<'p, P> {
     ///
     /// # Errors
     /// [`CircuitError::TooLarge`].
-    pub fn linear(&mut self, terms: &[Wire], outputs: u16, pooled: bool) -> Result<Operand, P::Error> {
+    pub fn linear(&mut self, terms: &[Wire], outputs: u16, pooled: bool) -> Result<Linear, P::Error> {
         let rows = match terms.first() {
             Some(first) if !pooled => first.rows,
             _ => 1,
@@ -612,7 +618,7 @@ impl<'p, P: Party> Circuit<'p, P> {
         };
         self.layout.weights = add(self.layout.weights, linear.weights())?;
         self.layout.biases = add(self.layout.biases, u32::from(rows) * u32::from(outputs))?;
-        Ok(Operand::Linear(linear))
+        Ok(linear)
     }
 
     /// A place for a secret table of `index_bits`.
@@ -629,8 +635,8 @@ impl<'p, P: Party> Circuit<'p, P> {
     ///
     /// # Errors
     /// [`CircuitError`], or the party's.
-    pub fn requantise(&mut self, operand: Operand, opening: Opening, bits: u8) -> Result<Wire, P::Error> {
-        self.opened(operand, Response::Requantise(opening), bits)
+    pub fn requantise(&mut self, operand: impl Into<Operand>, opening: Opening, bits: u8) -> Result<Wire, P::Error> {
+        self.opened(operand.into(), Response::Requantise(opening), bits)
     }
 
     /// Opens `operand` and shares what is looked up, with `bits` bits.
@@ -639,28 +645,28 @@ impl<'p, P: Party> Circuit<'p, P> {
     /// [`CircuitError`], or the party's.
     pub fn table(
         &mut self,
-        operand: Operand,
+        operand: impl Into<Operand>,
         opening: Opening,
         lookup: impl Into<Lookup>,
         bits: u8,
     ) -> Result<Wire, P::Error> {
-        self.opened(operand, Response::Table { opening, lookup: lookup.into() }, bits)
+        self.opened(operand.into(), Response::Table { opening, lookup: lookup.into() }, bits)
     }
 
-    /// Shares `operand` again under a fresh mask, as a wire of `bits` bits, without a message.
+    /// Shares the result of `linear` again under a fresh mask, as a wire of `bits` bits, without a message.
     ///
     /// # Errors
     /// [`CircuitError`], or the party's.
-    pub fn remask(&mut self, operand: Operand, bits: u8) -> Result<Wire, P::Error> {
-        self.opened(operand, Response::Remask { bits }, bits)
+    pub fn remask(&mut self, linear: Linear, bits: u8) -> Result<Wire, P::Error> {
+        self.opened(linear.into(), Response::Remask { bits }, bits)
     }
 
     /// The device learns `operand` modulo `2^bits`.
     ///
     /// # Errors
     /// [`CircuitError`], or the party's.
-    pub fn reveal(&mut self, operand: Operand, bits: u8) -> Result<Wire, P::Error> {
-        self.opened(operand, Response::Reveal { bits }, bits)
+    pub fn reveal(&mut self, operand: impl Into<Operand>, bits: u8) -> Result<Wire, P::Error> {
+        self.opened(operand.into(), Response::Reveal { bits }, bits)
     }
 
     fn opened(&mut self, operand: Operand, response: Response, bits: u8) -> Result<Wire, P::Error> {

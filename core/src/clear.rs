@@ -149,8 +149,8 @@ struct Clear<'a, R> {
 }
 
 /// Runs `program` on `input`; `scores` are added to the router's utilities. Wires are left in `arena`.
-/// Returned is that of a model's answer; of a router, the choice's one-hot and, behind it, that of
-/// its own answer.
+/// Returned is that of a model's answer; of a router, the choice's one-hot (of zeros where none wins) and, behind it, that
+/// of its own answer if that is a label.
 ///
 /// # Errors
 /// [`ClearError`].

@@ -307,7 +307,7 @@ impl Party for Count {
 
 /// Public scores of the models for the router: minus lambda times what the model costs on `link`
 /// beyond the router itself, where the dearest model costs 255. Models outside `allowed` (bit `i` for model `i`) get a score
-/// that no utility makes up for. None for a pool without a router.
+/// that no utility within [`UTILITY_SPREAD`](crate::model::UTILITY_SPREAD) of the others makes up for. None for a pool without a router.
 ///
 /// # Errors
 /// [`CircuitError`].

@@ -10,7 +10,7 @@ use zeroize::Zeroize;
 
 use crate::circuit::{CircuitError, Gate, HeadView, MessageKind, Operand, Party, Product, Program, Response};
 use crate::error::BufferError;
-use crate::gate::{combine, linear, opening, table};
+use crate::gate::{self, combine, linear, table};
 use crate::keys::DeviceKeys;
 use crate::prg::{Purpose, Stream, StreamId};
 use crate::ring::{Packer, Unpacker, low_bits, signed};
@@ -228,7 +228,7 @@ fn correct(
         }
         let mask = work.get((*element - first) as usize).copied().unwrap_or(0);
         // The draw is taken back by the seek above when the frame is full.
-        if !tx.push(packer, opening::device_correction(masks.draw(), mask), gate.bits()) {
+        if !tx.push(packer, gate::correction(masks.draw(), mask), gate.bits()) {
             return Ok(Flow::Pause(Step::Flush));
         }
         *element += 1;
@@ -490,9 +490,7 @@ impl Online {
         rx: &mut &[u8],
         tx: &mut Outgoing<'_>,
     ) -> Result<Flow, DeviceError> {
-        let (Operand::Product(product), Some(corrected_to)) = (&gate.operand, gate.response.corrected_to()) else {
-            return Ok(Flow::Complete);
-        };
+        let Operand::Product(product) = &gate.operand else { return Ok(Flow::Complete) };
         let have = work.len();
         let rows = usize::from(product.rows);
         let (left, right) = (usize::from(product.left.depth), usize::from(product.right.depth));
@@ -523,14 +521,14 @@ impl Online {
                     draw(&self.keys, &product.left, place.head, place.row, r_left);
                     let first = gate.out.run(place.head, place.row);
                     let mut pads = Stream::new(&self.keys.run, StreamId::new(gate.id, Purpose::OperandPad));
-                    let mut masks = Stream::new(&self.keys.run, StreamId::new(gate.id, corrected_to));
+                    let mut rho = Stream::new(&self.keys.run, StreamId::new(gate.id, Purpose::IndexMask));
                     pads.seek(u64::from(first));
-                    masks.seek(u64::from(first));
+                    rho.seek(u64::from(first));
                     for (column, slot) in given.iter_mut().enumerate() {
                         let mask = crate::gate::product::entry(product, e_left, r_right, column)
                             .wrapping_add(crate::gate::product::entry(product, r_left, e_right, column))
                             .wrapping_sub(pads.draw());
-                        *slot = opening::device_correction(masks.draw(), mask);
+                        *slot = gate::correction(rho.draw(), mask);
                     }
                     (place.part, place.done) = (ProductPart::Give, 0);
                 }

@@ -352,11 +352,19 @@ fn each_one_time_position_enters_one_element_of_one_message() {
                 Purpose::OperandPad => {
                     assert!(offline_changes + given <= 1 && shares + answers == 0, "{id:?} {element}")
                 }
-                // Bare in the input's share only; elsewhere under index masks.
+                // Bare in the input's share; in one correction of its own gate if that masks anew; elsewhere under index masks.
                 Purpose::WireMask => {
                     assert_eq!(answers, 0, "{id:?} {element}");
-                    let private = matches!(program.gate(id.gate).unwrap().unwrap().operand, Operand::Private);
+                    let gate = program.gate(id.gate).unwrap().unwrap();
+                    let private = matches!(gate.operand, Operand::Private);
                     assert_eq!(shares, usize::from(private), "{id:?} {element}");
+                    let own = offline_elements.iter().filter(|e| {
+                        let first = gate.corrections_at;
+                        let end = first + u64::from(gate.elements()) * u64::from(gate.bits());
+                        (first..end).contains(&e.0) && differs(corrections, &a, e.0, e.1)
+                    });
+                    let remasked = gate.response.corrected_to() == Some(Purpose::WireMask);
+                    assert!(!remasked || own.count() == 1, "{id:?} {element}");
                 }
                 other => panic!("the device drew for {other:?}"),
             }

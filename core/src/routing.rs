@@ -17,6 +17,8 @@ use core::fmt;
 use rand_core::{TryCryptoRng, TryRng};
 use serde::{Deserialize, Serialize};
 
+use crate::model::COST_BIAS_MAX;
+
 /// Who learns the route; the server's policy, bound into every key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
@@ -109,6 +111,15 @@ impl fmt::Display for Routing {
             Self::Device => f.write_str("device"),
         }
     }
+}
+
+/// The model that a choice comes to: the `winner` of the argmax, or the first model if near equals left none; and if that
+/// one was not allowed, by its public `scores`, the first that was. Nothing but public numbers is added to the choice.
+#[must_use]
+pub fn settled(winner: Option<u8>, scores: &[i32]) -> u8 {
+    let allowed = |model: &u8| scores.get(usize::from(*model)).is_none_or(|score| *score > -COST_BIAS_MAX);
+    let first = || (0u8..).zip(scores).map(|(model, _)| model).find(allowed);
+    winner.filter(allowed).or_else(first).or(winner).unwrap_or(0)
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use crate::gate::{combine, linear, opening, product, remask, requantise, table};
 use crate::keys::StreamKey;
 use crate::prg::{Purpose, Stream, StreamId};
 use crate::ring::{BitWriter, bits_at};
-use crate::routing::Routing;
+use crate::routing::{Routing, settled};
 
 /// What the server refuses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -267,19 +267,23 @@ impl<'a> Server<'a> {
     pub fn choice(&self) -> Result<Option<Slot>, ServerError> {
         let (true, Some(wire)) = (self.chosen(), &self.last) else { return Err(ServerError::Turn) };
         let held = self.held(wire);
-        let index = match self.program {
+        let winner = match self.program {
             Program::Model { .. } | Program::Router { routing: Routing::Device, .. } => return Ok(None),
             Program::Router { routing: Routing::Open, models, .. } => {
-                let mut winners = (0u8..).zip(held).take(usize::from(models)).filter(|(_, one)| **one == 1);
-                // Nobody wins where three scores are as good as equal and chance rounds them in a circle.
-                let first = winners.next().map_or(0, |(index, _)| index);
-                winners.next().is_none().then_some(first)
+                let one_hot = held.get(..usize::from(models)).ok_or(ServerError::NoModel)?;
+                let mut winners = (0u8..).zip(one_hot).filter(|(_, one)| **one == 1).map(|(index, _)| index);
+                let winner = winners.next();
+                if winners.next().is_some() || one_hot.iter().any(|bit| *bit > 1) {
+                    return Err(ServerError::NoModel);
+                }
+                winner
             }
             Program::Router { routing: Routing::Private { .. }, models, .. } => {
-                held.first().filter(|index| **index < u32::from(models)).map(|index| *index as u8)
+                let index = held.first().filter(|index| **index < u32::from(models));
+                Some(*index.ok_or(ServerError::NoModel)? as u8)
             }
         };
-        index.map(|index| Some(Slot::Model(index))).ok_or(ServerError::NoModel)
+        Ok(Some(Slot::Model(settled(winner, self.scores))))
     }
 
     /// Whether the route stands in the last wire.

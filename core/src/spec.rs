@@ -97,7 +97,7 @@ pub struct ModelSpec {
 /// argmax gates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RouterSpec {
-    /// The trunk.
+    /// The trunk, of at least [`MAX_TABLE_BITS`] output bits.
     pub trunk: ModelSpec,
     /// 0; or the pool's classes, when the router has the first model's outputs beside its own and
     /// answers for it. The trunk then has the first model's shape.
@@ -329,6 +329,10 @@ impl PoolSpec {
                 return Err(SpecError::ModelCount);
             }
             router.trunk.validate(self.input_len)?;
+            // Else differences of scores would wrap.
+            if router.trunk.output_bits < MAX_TABLE_BITS {
+                return Err(SpecError::Bits("router"));
+            }
             if router.answers > 0 {
                 let first = self.models.first().map(|model| model.spec);
                 if router.answers != self.classes || first != Some(router.trunk) {

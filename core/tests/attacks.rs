@@ -15,7 +15,7 @@ use lab::peer::{Fixture, Frame, Memory, Seeded, Store, connect, request};
 use lab::{Secret, Seeds, random_secret};
 use secure_router_core::channel::{Channel, Event as Arrived, Link};
 use secure_router_core::circuit::{Gate, Message, MessageKind, Program, Response, Slot};
-use secure_router_core::gate::{opening, requantise, table};
+use secure_router_core::gate::{self, opening, requantise, table};
 use secure_router_core::ring::{bits_at, low_bits, packed_bytes, signed};
 use secure_router_core::routing::Routing;
 use secure_router_core::session::{
@@ -81,7 +81,7 @@ fn opened(
     let out_mask = if masked { draw(out) } else { 0 };
     let pads: Vec<u32> = (0..entries).map(|_| draw(out)).collect();
     let y_hat = low_bits(y.wrapping_add(mask), rule.bits());
-    let correction = low_bits(opening::device_correction(rho_device, mask), rule.bits());
+    let correction = low_bits(gate::correction(rho_device, mask), rule.bits());
     let sigma = opening::dealer_sigma(rule, rho_device.wrapping_add(rho_server));
     let mut seen = vec![y_hat, correction];
     seen.extend((0..entries).map(|j| low_bits(entry(sigma, j, out_mask).wrapping_sub(pads[j as usize]), out)));
@@ -176,7 +176,7 @@ fn linear_gates_and_products_show_any_server_the_same_for_every_value() {
                 let (r, u1, u2, rho1, rho2) = (draw(2), draw(2), draw(2), draw(2), draw(2));
                 let gate = |f: u32, b: u32, u: u32, rho| {
                     let mask = b.wrapping_mul(r).wrapping_add(u);
-                    [low(f.wrapping_mul(r).wrapping_sub(u)), low(opening::device_correction(rho, mask))]
+                    [low(f.wrapping_mul(r).wrapping_sub(u)), low(gate::correction(rho, mask))]
                 };
                 [[low(x.wrapping_add(r)), 0], gate(f1, b1, u1, rho1), gate(f2, b2, u2, rho2)].concat()
             })
@@ -195,7 +195,7 @@ fn linear_gates_and_products_show_any_server_the_same_for_every_value() {
                 let e_x = strategy(number, x + r_x + p_x, &seen);
                 let e_y = strategy(number + 1, y + r_y + p_y, &seen);
                 let mask = e_x.wrapping_mul(r_y).wrapping_add(r_x.wrapping_mul(e_y)).wrapping_sub(u);
-                seen.push(low(opening::device_correction(rho, mask)));
+                seen.push(low(gate::correction(rho, mask)));
                 seen
             })
         };

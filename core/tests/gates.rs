@@ -8,7 +8,8 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use secure_router_core::circuit::{HeadView, Linear, Product, Program, Slot, Table, Wire};
 use secure_router_core::clear::{ClearError, Nearest};
-use secure_router_core::gate::{linear, opening, product, requantise, table};
+use secure_router_core::gate::{self, linear, opening, product, requantise, table};
+use secure_router_core::model::COST_BIAS_MAX;
 use secure_router_core::ring::{low_bits, signed};
 use secure_router_core::routing::Routing;
 use secure_router_core::spec::{ModelSpec, Opening, Output, RouterSpec};
@@ -20,7 +21,7 @@ fn shape(shift: u8, index_bits: u8) -> Opening {
 /// The server's index for a true value `y`, as the three parties make it.
 fn opened(o: Opening, y: i64, offset: u32, rho_device: u32, rho_server: u32, mask: u32) -> u32 {
     let y_hat = (y as u32).wrapping_add(mask);
-    opening::server_index(o, y_hat.wrapping_add(offset), opening::device_correction(rho_device, mask), rho_server)
+    opening::server_index(o, y_hat.wrapping_add(offset), gate::correction(rho_device, mask), rho_server)
 }
 
 /// A requantised value, from the entry and the pad that its key bit selects.
@@ -334,8 +335,8 @@ proptest! {
 }
 
 /// A router without a trunk to speak of, that has these utilities whatever the input.
-fn arbiter(models: u16, utilities: &[i16]) -> Secret {
-    let trunk = ModelSpec { heads: 0, ffn: 0, layers: 0, output_bits: 12, ..base() };
+fn arbiter(models: u16, utilities: &[i16], output_bits: u8) -> Secret {
+    let trunk = ModelSpec { heads: 0, ffn: 0, layers: 0, output_bits, ..base() };
     let program = Program::Router {
         spec: RouterSpec { trunk, answers: 0 },
         models,
@@ -344,8 +345,9 @@ fn arbiter(models: u16, utilities: &[i16]) -> Secret {
     };
     let mut secret = random_secret(program, 1, 1);
     secret.weights.iter_mut().for_each(|w| *w = 0);
-    // Differences of 12 bits are opened without a shift, so that they are exact.
-    secret.biases.iter_mut().zip(utilities).for_each(|(bias, utility)| *bias = i32::from(*utility));
+    // Whole steps: their differences are opened exactly, with a shift and without.
+    let steps = secret.biases.iter_mut().zip(utilities);
+    steps.for_each(|(bias, utility)| *bias = i32::from(*utility) << trunk.difference().shift);
     secret
 }
 
@@ -363,7 +365,7 @@ fn best(totals: &[i32]) -> Slot {
 fn the_argmax_is_right_for_every_order_and_every_tie() {
     let mut counter = 0;
     for models in 2..=4u16 {
-        let flat = arbiter(models, &[100; 8]);
+        let flat = arbiter(models, &[100; 8], 12);
         // Every assignment of as many ranks as there are models: all permutations and all ties.
         for code in 0..u32::from(models).pow(u32::from(models)) {
             let scores: Vec<i32> = (0..u32::from(models))
@@ -373,7 +375,7 @@ fn the_argmax_is_right_for_every_order_and_every_tie() {
             assert_eq!(choice(&flat, counter, &scores), best(&scores), "{scores:?}");
         }
     }
-    let flat = arbiter(8, &[0; 8]);
+    let flat = arbiter(8, &[0; 8], 16);
     for shift in 0..8 {
         let scores: Vec<i32> = (0..8).map(|i| (i * 3 + shift) % 8 / 2).collect();
         counter += 1;
@@ -383,16 +385,20 @@ fn the_argmax_is_right_for_every_order_and_every_tie() {
 
 #[test]
 fn the_argmax_takes_the_extreme_scores() {
-    // The largest difference there is: a certain model against a forbidden one that is useless, both ways.
+    // The largest differences there are: the best model against a forbidden one that is useless, both ways, and a
+    // useless model at full cost against forbidden ones as good as can be.
     for (utilities, scores) in [
-        ([255, 0, 0, 0], [0, -768, -768, -768]),
-        ([0, 255, 0, 0], [-768, 0, -768, 0]),
-        ([255, 255, 0, 255], [-768, -768, -255, -768]),
+        ([255, 0, 0, 0], [0, -COST_BIAS_MAX, -COST_BIAS_MAX, -COST_BIAS_MAX]),
+        ([0, 255, 0, 0], [-COST_BIAS_MAX, 0, -COST_BIAS_MAX, 0]),
+        ([255, 768, 0, 768], [-COST_BIAS_MAX, -COST_BIAS_MAX, -255, -COST_BIAS_MAX]),
+        ([768, 0, 768, 768], [-COST_BIAS_MAX, 0, -COST_BIAS_MAX, -COST_BIAS_MAX]),
         ([0, 0, 0, 255], [0, 0, 0, 0]),
         ([255, 254, 255, 254], [-1, 0, 0, 0]),
     ] {
-        let secret = arbiter(4, &utilities);
         let totals: Vec<i32> = utilities.iter().zip(scores).map(|(u, s)| i32::from(*u) + s).collect();
-        assert_eq!(choice(&secret, 1, &scores), best(&totals), "{utilities:?} {scores:?}");
+        for output_bits in [12, 16, 32] {
+            let secret = arbiter(4, &utilities, output_bits);
+            assert_eq!(choice(&secret, 1, &scores), best(&totals), "{utilities:?} {scores:?} {output_bits}");
+        }
     }
 }

@@ -48,7 +48,7 @@ fn largest(routing: Routing) -> Secret {
         score: opening(4, 6),
         mix: opening(4, 11),
         ffn_in: opening(6, 6),
-        output_bits: 10,
+        output_bits: 12,
     };
     let spec = RouterSpec { trunk, answers: 0 };
     let mut secret =
@@ -212,7 +212,7 @@ fn fixture(routing: Routing) -> &'static Fixture {
     let nano = pool.models[0].spec;
     pool.models.iter_mut().zip([2, 4, 6]).for_each(|(model, ffn)| model.spec = ModelSpec { ffn, ..nano });
     let router = pool.router.as_mut().unwrap();
-    router.trunk = ModelSpec { tokens: 1, features: 48, ffn: 0, layers: 0, output_bits: 10, ..router.trunk };
+    router.trunk = ModelSpec { tokens: 1, features: 48, ffn: 0, layers: 0, output_bits: 12, ..router.trunk };
     let mut fixture = Fixture::build(pool);
     let (_, secret) = &mut fixture.programs[0];
     secret.weights = (0..3 * 48).map(|at| 2 * i16::from(at / 48 == at % 48)).collect();
@@ -268,7 +268,7 @@ fn observe(routing: Routing, quotas: Option<(&[u16], usize)>, count: usize) -> V
             let scores = router_scores(&fixture.pool, ask.lambda, 0b111, &ask.link).unwrap();
             let open = Program::of(&PoolSpec { routing: Routing::Open, ..fixture.pool.clone() }, Slot::Router).unwrap();
             let secret = Secret { program: open, ..fixture.secret(Slot::Router).clone() };
-            reference(&secret, input, &scores, &mut Nearest).unwrap().iter().position(|one| *one == 1).unwrap()
+            reference(&secret, input, &scores, &mut Nearest).unwrap().iter().position(|one| *one == 1).unwrap_or(0)
         };
         let routes: Vec<usize> = inputs.chunks(48).map(truth).collect();
         let mut wanted = vec![Slot::Router; size];

@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use secure_router_core::circuit::{CircuitError, Gate, Party, Program, Slot};
 use secure_router_core::clear::scratch_elements;
 use secure_router_core::cost::{Cost, router_scores};
+use secure_router_core::model::COST_BIAS_MAX;
 use secure_router_core::routing::{MAX_EPSILON, Routing};
 use secure_router_core::session::LinkProfile;
 use secure_router_core::spec::{
@@ -120,7 +121,7 @@ fn measure(pool: &PoolSpec) {
         for allowed in [0, 0xff] {
             let scores = router_scores(pool, u16::MAX, allowed, &link).unwrap();
             assert_eq!(scores.len(), pool.router.map_or(0, |_| pool.models.len()));
-            assert!(scores.iter().all(|score| (-768..=0).contains(score)));
+            assert!(scores.iter().all(|score| (-COST_BIAS_MAX..=0).contains(score)));
         }
     }
     assert!(encoded(pool).len() <= MAX_SPEC_BYTES);
@@ -200,6 +201,7 @@ fn every_limit_has_its_error() {
             SpecError::Routing,
         ),
         (|p| p.router.as_mut().unwrap().trunk.output_bits = 33, SpecError::Bits("output")),
+        (|p| p.router.as_mut().unwrap().trunk.output_bits = MAX_TABLE_BITS - 1, SpecError::Bits("router")),
         (|p| p.router.as_mut().unwrap().trunk.ffn = 2000, SpecError::Size("ffn")),
         (|p| p.router.as_mut().unwrap().answers = p.classes, SpecError::Answers),
         (|p| p.router = Some(answering(p, p.classes + 1)), SpecError::Answers),

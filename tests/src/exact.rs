@@ -13,6 +13,7 @@ use secure_router_core::cost::router_scores;
 use secure_router_core::keys::DealerKeys;
 use secure_router_core::prg::{Purpose, Stream, StreamId};
 use secure_router_core::ring::low_bits;
+use secure_router_core::routing::settled;
 use secure_router_core::session::Request;
 
 use crate::POOL;
@@ -83,7 +84,8 @@ impl Exact {
             [(Slot::Router, counter), ref rest @ ..] if request.slot == Slot::Router => {
                 let mut choice = self.run(device, Slot::Router, counter, input, &scores)?;
                 let own = choice.split_off(self.pool.spec.models.len());
-                let chosen = Slot::Model(choice.iter().position(|one| *one == 1).unwrap_or(0) as u8);
+                let winner = choice.iter().position(|one| *one == 1).map(|index| index as u8);
+                let chosen = Slot::Model(settled(winner, &scores));
                 match *rest {
                     [] if self.pool.spec.router_answers(chosen) => own,
                     [(model, counter)] if model == chosen => self.run(device, model, counter, input, &[])?,

@@ -3,7 +3,7 @@
 //! | party | when | what |
 //! | --- | --- | --- |
 //! | dealer | offline | `s = F·r - u` to the server, `F = W - B` |
-//! | device | offline | its mask `m = B·r + u` (enters the next opening's correction) |
+//! | device | offline | its mask `m = B·r + u` (enters the correction of the next opening or re-masking) |
 //! | server | online | `y_hat = W·x_hat + b - s = y + m` |
 //!
 //! `W·r = F·r + B·r`, so no one learns `W` but the server, and no message is sent.

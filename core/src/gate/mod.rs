@@ -92,6 +92,14 @@ impl Factor<i64> for i64 {
     }
 }
 
+/// The device's correction, which turns an operand's mask `m` into one that has a place in a stream: the mask of an
+/// index, or of the wire that [`remask`] makes.
+#[inline]
+#[must_use]
+pub fn correction(to: u32, mask: u32) -> u32 {
+    to.wrapping_sub(mask)
+}
+
 #[inline]
 fn dot<W: Factor<X>, X: Scalar>(weights: &[W], values: &[X]) -> X {
     weights.iter().zip(values).fold(X::ZERO, |sum, (weight, value)| sum.plus(weight.times(*value)))

@@ -28,14 +28,6 @@ pub fn dealer_sigma(opening: Opening, rho: u32) -> u32 {
     low_bits(rho, opening.bits()) >> opening.shift
 }
 
-/// The device's correction, which turns an operand's mask `m` into one that has a place in a stream: `rho_D`, or the
-/// mask of the wire that [`remask`](super::remask) makes.
-#[inline]
-#[must_use]
-pub fn device_correction(to: u32, mask: u32) -> u32 {
-    to.wrapping_sub(mask)
-}
-
 /// The reference: `y / 2^s` rounded with `offset` in `0..2^s`. Half of the range rounds to nearest;
 /// the low bits of `rho` round as the protocol does.
 #[inline]

@@ -3,9 +3,10 @@
 //! A sign table on all pairwise differences, and a table on what the signs say: for a one-hot, each
 //! item's wins and whether they are a full score; for an index, the group's whole tournament at once,
 //! which is one element that no party can turn into more than one of the items. The items are the
-//! accumulators of a linear gate, and the opening of a difference rounds it without bias: of two items
-//! that differ by less than a step either may win, of equal ones the first does. Three or more within a step of each
-//! other may beat one another in a circle, so that nobody has a full score; then the first counts.
+//! accumulators of a linear gate, and the opening of a difference rounds it: of two items that differ by less
+//! than a step the earlier may win though it is the smaller, and of equal ones it does. Items that are neighbours within a
+//! step may beat one another in a circle, so that nobody has a full score: a one-hot of zeros, which
+//! [`settled`](crate::routing::settled) and readers of a label take for the first item of all.
 
 use crate::circuit::{Circuit, Combination, Combine, Groups, Lookup, Operand, Party, Table, Wire};
 use crate::routing::MAX_PRIVATE_MODELS;

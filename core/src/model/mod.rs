@@ -5,6 +5,6 @@ mod router;
 mod transformer;
 
 pub(crate) use argmax::{Items, ONE_HOT_BITS, argmax, open_index};
-pub use router::{COST_BIAS_MAX, UTILITY_MAX, router};
+pub use router::{COST_BIAS_MAX, UTILITY_MAX, UTILITY_SPREAD, router};
 pub use transformer::transformer;
 pub(crate) use transformer::trunk;

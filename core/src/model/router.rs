@@ -18,11 +18,12 @@ use super::{Items, ONE_HOT_BITS, argmax, open_index, trunk};
 
 /// Steps between the least utility of interest and certainty. Utilities are not cut at either end.
 pub const UTILITY_MAX: i32 = 255;
-/// Largest cost bias of a model, in steps. Utilities of one input must not differ by more: then a model with this bias
-/// is never chosen, and differences of scores stay in the range of their opening.
-pub const COST_BIAS_MAX: i32 = 768;
+/// Most steps by which utilities of one input may differ.
+pub const UTILITY_SPREAD: i32 = 768;
+/// Cost bias of a model that must not be chosen, in steps: with it a model loses to the worst one at full cost.
+pub const COST_BIAS_MAX: i32 = UTILITY_SPREAD + UTILITY_MAX + 1;
 
-const _: () = assert!(2 * COST_BIAS_MAX < 1 << (MAX_TABLE_BITS - 1) && UTILITY_MAX < COST_BIAS_MAX);
+const _: () = assert!(UTILITY_SPREAD + COST_BIAS_MAX < 1 << (MAX_TABLE_BITS - 1));
 
 /// Scores `models` models, opens the best to whom `routing` says and reveals the first model's answer
 /// to the device, if the router gives it.

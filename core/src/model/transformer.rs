@@ -11,7 +11,7 @@
 use heapless::Vec;
 
 use crate::circuit::{
-    Circuit, CircuitError, Combination, Combine, Groups, HeadView, MAX_TERMS, Operand, Party, Product, Wire,
+    Circuit, CircuitError, Combination, Combine, Groups, HeadView, Linear, MAX_TERMS, Operand, Party, Product, Wire,
 };
 use crate::spec::{ModelSpec, Output};
 
@@ -19,7 +19,7 @@ use super::{Items, ONE_HOT_BITS, argmax};
 
 /// The answer of `spec`, revealed to the device: its logits, or the one-hot of the largest.
 ///
-/// For a label, logits that differ by less than one step of [`ModelSpec::difference`] are a tie that chance decides.
+/// For a label, of two logits that differ by less than one step of [`ModelSpec::difference`] either may win.
 ///
 /// # Errors
 /// The party's.
@@ -46,7 +46,7 @@ pub(crate) fn trunk<P: Party>(
     circuit: &mut Circuit<'_, P>,
     spec: &ModelSpec,
     outputs: u16,
-) -> Result<Operand, P::Error> {
+) -> Result<Linear, P::Error> {
     let bits = spec.stream_bits();
     let mut stream: Vec<Wire, MAX_TERMS> = Vec::new();
     let extend = |stream: &mut Vec<Wire, MAX_TERMS>, wire| stream.push(wire).map_err(|_| CircuitError::TooLarge);

@@ -454,7 +454,8 @@ impl<'b, C: Counters> DeviceSession<'b, C> {
     }
 
     /// The last answer: its logits, each program's at a scale of its own, or under
-    /// [`Output::Label`](crate::spec::Output) 1 for its class and 0 for the others.
+    /// [`Output::Label`](crate::spec::Output) 1 for its class and 0 for the others; 0 for all where
+    /// near equals left no winner, which [`class`](Self::class) takes for the first.
     pub fn logits(&self) -> impl Iterator<Item = i32> {
         self.work.iter().take(self.classes).map(|word| *word as i32)
     }

@@ -111,8 +111,8 @@ pub(crate) fn operate(cases: &[Case], prices: &Prices, lambda: u16) -> Result<Op
 }
 
 /// Accuracy that the recommended `lambda` may be expected to give up against the largest model: of the half point that is
-/// worth mentioning, all but a tenth for what validation cannot know.
-const TOLERANCE: f64 = 0.004;
+/// worth mentioning, one half. The other is for what validation cannot know.
+const TOLERANCE: f64 = 0.0025;
 
 /// Operations over a grid of lambdas, dearest first; of equal ones the first.
 pub(crate) fn operations(cases: &[Case], prices: &Prices) -> Result<Vec<Operation>> {

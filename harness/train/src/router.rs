@@ -14,7 +14,7 @@ use crate::train::{Judged, Recipe, logit_scale, predict, taught, train};
 use anyhow::Result;
 use indicatif::ProgressBar;
 use rayon::prelude::*;
-use secure_router_core::model::{COST_BIAS_MAX, UTILITY_MAX};
+use secure_router_core::model::{UTILITY_MAX, UTILITY_SPREAD};
 
 /// Variants of an example that nobody validates.
 const UNJUDGED_VARIANTS: usize = 2;
@@ -180,7 +180,7 @@ impl Utilities {
             all().fold(f32::MIN, f32::max) - all().fold(f32::MAX, f32::min)
         };
         let widest = ROOM * outputs.iter().map(spread).fold(0f32, f32::max);
-        let fits = |floor: f32| widest <= COST_BIAS_MAX as f32 * (1.0 - floor) / UTILITY_MAX as f32;
+        let fits = |floor: f32| widest <= UTILITY_SPREAD as f32 * (1.0 - floor) / UTILITY_MAX as f32;
         let floor = FLOORS.into_iter().find(|floor| fits(*floor)).unwrap_or(0.0);
         Self { calibrations, floor }
     }

@@ -242,7 +242,7 @@ impl Plan {
             folds: 5,
             copies: 5,
             variants: 4,
-            models: vec![fine("micro", [1, 64, 0, 16, 1]), usual("large", [5, 96, 4, 192, 2])],
+            models: vec![fine("micro", [1, 64, 0, 64, 1]), usual("large", [5, 96, 4, 192, 2])],
             space: Space { tokens: vec![1, motion::TOKENS], most_layers: 4 },
             ends: Ends { input_frac: motion::FRAC, inputs: motion::INPUT, ..Ends::of(train, 1) }.with_more_room(),
             schedule: Schedule { small: (epochs(186_000), 0.004), large: (epochs(134_000), 0.003), router: 16 },

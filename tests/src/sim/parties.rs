@@ -18,7 +18,7 @@ use secure_router::stock::Store;
 use secure_router_core::channel::{FRAME_OVERHEAD, PublicKey, StaticSecret};
 use secure_router_core::circuit::{Program, Slot};
 use secure_router_core::cost::router_scores;
-use secure_router_core::routing::Routing;
+use secure_router_core::routing::{Routing, settled};
 use secure_router_core::session::{
     CounterError, Counters, DeviceIdentity, DeviceMemory, DeviceSession, Event, Infer, LinkProfile, Refusal, Request,
     ToServer, encoded_bytes,
@@ -441,7 +441,7 @@ impl Device {
             own = best.split_off(spec.models.len());
             let event = self.next(stream, session).await?;
             lock(&world.watch).answered(self.index, burned);
-            model = Slot::Model(best.iter().position(|one| *one == 1).unwrap_or(0) as u8);
+            model = Slot::Model(settled(best.iter().position(|one| *one == 1).map(|index| index as u8), &scores));
             expect(event, Event::Routed(model));
         }
         expect(self.next(stream, session).await?, Event::Answer);
