@@ -83,11 +83,11 @@ impl Program {
     }
 }
 
-/// `00000458 <name>:`
+/// `00000458 <name>:`. LLVM shows ARM's mapping symbols as well: `$t` behind a table in the midst of a function begins none.
 fn header(line: &str) -> Option<&str> {
     let (address, rest) = line.split_once(" <")?;
     let hexadecimal = !address.is_empty() && address.bytes().all(|b| b.is_ascii_hexdigit());
-    rest.strip_suffix(">:").filter(|_| hexadecimal)
+    rest.strip_suffix(">:").filter(|name| hexadecimal && !name.starts_with('$'))
 }
 
 /// `/path/file.rs:12`, in LLVM's listing after `; `.
@@ -372,12 +372,20 @@ kernel::step():
 ; /src/kernel.rs:12
     81fc:       \tsmull\tr0, r1, r2, r3
     8200:       \tbl\t0x8280 <display> @ imm = #124
+    8204:       \ttbb\t[pc, r0]
+
+00008208 <$d>:
+    8208:       02 04   .short  0x0402
+
+0000820a <$t>:
+    820a:       \tudiv\tr0, r1, r2
 
 00008280 <display>:
 ; /src/display.rs:5
     8280:      \tvdiv.f32\ts0, s0, s1
 ";
-        let expected = [pair("vdiv", "/src/display.rs:5"), pair("smull", "/src/kernel.rs:12")];
+        let of_step = |what| pair(what, "/src/kernel.rs:12");
+        let expected = [pair("vdiv", "/src/display.rs:5"), of_step("smull"), of_step("udiv")];
         assert_eq!(found(llvm, &["step"], "Cortex-M3"), expected);
     }
 
