@@ -139,6 +139,8 @@ impl Measure {
                 programs: self.program.clone(),
                 plugin: Some(plugin.clone()),
                 patience: Duration::from_secs(300),
+                // At full cost nearly all inputs go to the cheapest model, so that two devices' spans can be compared.
+                lambda: 256,
                 ..Plan::new(board)
             };
             let mut figures = Figures::of(board)?;
