@@ -11,8 +11,8 @@ out=$2
 seeds=${3:-1 2 3 4 5}
 # Beside each pool's own.
 case $task in
-    speech) lambdas=30 ;;
-    image) lambdas=8 ;;
+    speech) lambdas=24,48 ;;
+    sensor) lambdas=16 ;;
     *) lambdas= ;;
 esac
 
