@@ -125,6 +125,18 @@ pub fn settled(winner: Option<u8>, scores: &[i32]) -> u8 {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test")]
 mod tests {
+    /// Forbidden models never come out while another is allowed, whoever won.
+    #[test]
+    fn a_choice_settles_on_an_allowed_model() {
+        let settled = super::settled;
+        const NO: i32 = -super::COST_BIAS_MAX;
+        assert_eq!(settled(Some(2), &[0, -10, -255]), 2);
+        assert_eq!(settled(None, &[0, -10, -255]), 0);
+        assert_eq!(settled(None, &[NO, -10, -255]), 1);
+        assert_eq!(settled(Some(0), &[NO, NO, -255]), 2);
+        assert_eq!(settled(Some(1), &[NO, NO, NO]), 1);
+    }
+
     use super::*;
 
     #[test]

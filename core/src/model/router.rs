@@ -42,8 +42,7 @@ pub fn router<P: Party>(
     let wire = circuit.remask(estimates, spec.trunk.output_bits)?;
     let items = Items { wire, difference: spec.trunk.difference() };
     // Logits are revealed as they are: there is no label to compare them for.
-    let labelled = matches!(output, Output::Label) && !matches!(routing, Routing::Device);
-    let groups = if labelled { all } else { Groups([models, 0]) };
+    let groups = if output == Output::Label { all } else { Groups([models, 0]) };
     let (best, decided) = match routing {
         Routing::Open => (argmax(circuit, items, groups, models)?, groups),
         Routing::Private { .. } => (open_index(circuit, items, groups)?, Groups([1, groups.0[1]])),
