@@ -575,7 +575,7 @@ fn a_router_of_the_servers_making_learns_less_than_one_bit_per_model() {
         ffn: MODELS as u16,
         layers: 1,
         ffn_in: shape(0, 6),
-        output_bits: 11,
+        output_bits: 12,
         ..model_spec()
     };
     let program = Program::Router {
@@ -589,10 +589,10 @@ fn a_router_of_the_servers_making_learns_less_than_one_bit_per_model() {
     secret.weights = [[1, 2, 4].repeat(MODELS), vec![0; 3 * MODELS], identity.collect()].concat();
     // Each model's utility is another part of one table.
     secret.biases = vec![0, 8, 16, 0, 0, 0];
-    // Utilities for each way in which three models can beat each other: differences wrap modulo 2^11.
-    let beats = |u: i32, v: i32| u32::from(signed(low_bits(u.wrapping_sub(v) as u32, 11), 11) >= 0);
+    // Utilities for each way in which three models can beat each other: differences wrap modulo 2^12.
+    let beats = |u: i32, v: i32| u32::from(signed(low_bits(u.wrapping_sub(v) as u32, 12), 12) >= 0);
     let mut utilities = [None; 8];
-    for (p, q) in (-1000..=1000).step_by(100).flat_map(|p| (-1000..=1000).step_by(100).map(move |q| (p, q))) {
+    for (p, q) in (-2000..=2000).step_by(200).flat_map(|p| (-2000..=2000).step_by(200).map(move |q| (p, q))) {
         utilities[(beats(0, p) | beats(0, q) << 1 | beats(p, q) << 2) as usize] = Some([0, p, q]);
     }
     for (value, utilities) in utilities.iter().enumerate() {
