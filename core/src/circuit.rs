@@ -303,8 +303,6 @@ pub struct Lookup {
     pub split: u32,
     /// The table of the others.
     pub rest: Table,
-    /// How many elements, from the first on, carry no mask: the server learns what is looked up.
-    pub opened: u32,
 }
 
 impl Lookup {
@@ -317,7 +315,7 @@ impl Lookup {
 
 impl From<Table> for Lookup {
     fn from(table: Table) -> Self {
-        Self { first: table, split: 0, rest: table, opened: 0 }
+        Self { first: table, split: 0, rest: table }
     }
 }
 
@@ -341,6 +339,13 @@ pub enum Response {
         /// The entries.
         lookup: Lookup,
     },
+    /// Look up in a table; the device learns what is found.
+    Tell {
+        /// The index.
+        opening: Opening,
+        /// The entries.
+        lookup: Lookup,
+    },
     /// The device learns the operand modulo `2^bits`.
     Reveal {
         /// Bits.
@@ -354,7 +359,7 @@ impl Response {
     pub const fn bits(&self) -> u8 {
         match self {
             Self::Share => 0,
-            Self::Requantise(opening) | Self::Table { opening, .. } => opening.bits(),
+            Self::Requantise(opening) | Self::Table { opening, .. } | Self::Tell { opening, .. } => opening.bits(),
             Self::Remask { bits } | Self::Reveal { bits } => *bits,
         }
     }
@@ -364,7 +369,7 @@ impl Response {
     pub const fn entries(&self) -> u32 {
         match self {
             Self::Requantise(_) => 2,
-            Self::Table { opening, .. } => 1 << opening.index_bits,
+            Self::Table { opening, .. } | Self::Tell { opening, .. } => 1 << opening.index_bits,
             Self::Share | Self::Remask { .. } | Self::Reveal { .. } => 0,
         }
     }
@@ -373,7 +378,7 @@ impl Response {
     #[must_use]
     pub const fn corrected_to(&self) -> Option<Purpose> {
         match self {
-            Self::Requantise(_) | Self::Table { .. } => Some(Purpose::IndexMask),
+            Self::Requantise(_) | Self::Table { .. } | Self::Tell { .. } => Some(Purpose::IndexMask),
             Self::Remask { .. } => Some(Purpose::WireMask),
             Self::Share | Self::Reveal { .. } => None,
         }
@@ -384,7 +389,7 @@ impl Response {
     pub const fn index_bits(&self) -> u8 {
         match self {
             Self::Requantise(_) => 1,
-            Self::Table { opening, .. } => opening.index_bits,
+            Self::Table { opening, .. } | Self::Tell { opening, .. } => opening.index_bits,
             Self::Share | Self::Remask { .. } | Self::Reveal { .. } => 0,
         }
     }
@@ -399,7 +404,7 @@ pub struct Gate {
     pub operand: Operand,
     /// What becomes of it.
     pub response: Response,
-    /// The result; for a reveal, its shape.
+    /// The result; of what the device learns, its shape.
     pub out: Wire,
     /// First byte of the operand's part of the dealer's stock.
     pub stock_at: u64,
@@ -458,6 +463,9 @@ impl Gate {
                 message(MessageKind::Answer, self.elements(), self.out.bits);
             }
             Response::Remask { .. } => {}
+            Response::Tell { opening, .. } => {
+                message(MessageKind::Tell, self.elements(), opening.index_bits + self.out.bits);
+            }
             Response::Reveal { bits } => message(MessageKind::Reveal, self.elements(), bits),
         }
         messages
@@ -477,6 +485,8 @@ pub enum MessageKind {
     Index,
     /// Device to server: the pads that the indices select.
     Answer,
+    /// Server to device: masked indices, each with the masked entry that it selects above it.
+    Tell,
     /// Server to device: the masked output.
     Reveal,
 }
@@ -653,6 +663,20 @@ impl<'p, P: Party> Circuit<'p, P> {
         self.opened(operand.into(), Response::Table { opening, lookup: lookup.into() }, bits)
     }
 
+    /// Opens `operand` and tells the device what is looked up, of `bits` bits.
+    ///
+    /// # Errors
+    /// [`CircuitError`], or the party's.
+    pub fn tell(
+        &mut self,
+        operand: impl Into<Operand>,
+        opening: Opening,
+        lookup: impl Into<Lookup>,
+        bits: u8,
+    ) -> Result<Wire, P::Error> {
+        self.opened(operand.into(), Response::Tell { opening, lookup: lookup.into() }, bits)
+    }
+
     /// Shares the result of `linear` again under a fresh mask, as a wire of `bits` bits, without a message.
     ///
     /// # Errors
@@ -769,16 +793,14 @@ impl Program {
         }
     }
 
-    /// Whether a run, or the run that it leads to, ends in an answer: not if the device alone is told a route.
-    #[must_use]
-    pub const fn leads_to_answer(&self) -> bool {
-        !matches!(self, Self::Router { routing: Routing::Device, .. })
-    }
-
-    /// Whether a router gives the first model's answer: not when the server must not learn the choice.
+    /// Whether a run ends in an answer: that of a model, and that of a router which gives the first model's as well.
+    /// Under [`Routing::Device`] a router does not, since quotas count on inferences of every model.
     #[must_use]
     pub const fn answers(&self) -> bool {
-        matches!(self, Self::Router { spec, routing, .. } if spec.answers > 0 && !matches!(routing, Routing::Device))
+        match self {
+            Self::Router { spec, routing, .. } => spec.answers > 0 && !matches!(routing, Routing::Device),
+            Self::Model { .. } => true,
+        }
     }
 
     /// The public scores that this program adds to what it compares: `scores` for a router, none for

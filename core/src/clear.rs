@@ -232,7 +232,7 @@ impl<R: Reference> Clear<'_, R> {
                     Err(ClearError::Range { gate: gate.id, value, bits: opening.index_bits - 1 })
                 }
             }
-            Response::Table { opening, lookup } => {
+            Response::Table { opening, lookup } | Response::Tell { opening, lookup } => {
                 let index = fits(rounded(opening), opening.index_bits)? as i32;
                 let table = lookup.table(element);
                 Ok(i64::from(table::value(table, self.parameters.tables, opening.index_bits, index)))

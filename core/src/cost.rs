@@ -4,13 +4,12 @@
 //! and the demo hold them to what is measured, to the byte.
 
 use crate::channel::FRAME_OVERHEAD;
-use crate::circuit::{CircuitError, Gate, MessageKind, Operand, Party, Program, Slot, Wire};
+use crate::circuit::{CircuitError, Gate, Operand, Party, Program, Slot, Wire};
 use crate::device;
 use crate::prg::BLOCK_WORDS;
-use crate::routing::Routing;
 use crate::server;
 use crate::session::{
-    DeviceMemory, FRAME_PAYLOAD, Infer, LinkProfile, Prepare, PreparedStock, Route, SESSION_BYTES, SlotStock, ToDevice,
+    DeviceMemory, FRAME_PAYLOAD, Infer, LinkProfile, Prepare, PreparedStock, SESSION_BYTES, SlotStock, ToDevice,
     ToServer, encoded_bytes, framed_bytes,
 };
 use crate::spec::PoolSpec;
@@ -43,10 +42,8 @@ impl Traffic {
 /// Costs of one inference of one program.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cost {
-    /// Online traffic on the device's link; of a router, with the message that names the model, if there is one.
+    /// Online traffic on the device's link.
     pub online: Traffic,
-    /// Bytes to the device that are added when a router answers for the first model.
-    pub own_answer: u64,
     /// Offline traffic on the device's link.
     pub offline: Traffic,
     /// Bytes of the dealer's stock item.
@@ -73,19 +70,13 @@ impl Cost {
     /// [`CircuitError`].
     pub fn of(pool: &PoolSpec, slot: Slot, tile: u16) -> Result<Self, CircuitError> {
         let program = Program::of(pool, slot)?;
-        let mut count =
-            Count { cost: Self::default(), answers: program.answers(), tile: tile.max(1), device_turn: false, cuts: 0 };
+        let mut count = Count { cost: Self::default(), tile: tile.max(1), device_turn: false, cuts: 0 };
         let layout = program.walk(&mut count)?;
         let mut cost = count.cost;
 
         let link = LinkProfile::UART;
         let infer = ToServer::Infer(Infer { slot, counter: 0, lambda: 0, allowed: 0, link });
         cost.online.up += control_bytes(encoded_bytes(&infer));
-        if slot == Slot::Router && pool.routing != Routing::Device {
-            let route = ToDevice::Route(Route { slot: Slot::Model(0), counter: 0 });
-            cost.online.down += control_bytes(encoded_bytes(&route));
-            cost.online.half_trips += 1;
-        }
         let prepare = ToServer::Prepare(Prepare { slot, counter: 0 });
         let stock = SlotStock { slot, first: 0, fresh: 0, ready: 0 };
         let prepared = ToDevice::Prepared(PreparedStock { stock });
@@ -102,28 +93,16 @@ impl Cost {
         Ok(cost)
     }
 
-    /// Costs of an inference that the router of `pool` sends to the model of this `index`, or of one after the
-    /// other where the device asks for it itself.
+    /// Costs of an inference that the router of `pool` sends to the model of this `index`.
     ///
     /// # Errors
     /// [`CircuitError`].
     pub fn routed(pool: &PoolSpec, index: u8, tile: u16) -> Result<Self, CircuitError> {
-        let mut router = Self::of(pool, Slot::Router, tile)?;
+        let router = Self::of(pool, Slot::Router, tile)?;
         if pool.router_answers(Slot::Model(index)) {
-            router.online.down += router.own_answer;
             return Ok(router);
         }
-        let model = Self::of(pool, Slot::Model(index), tile)?;
-        Ok(if pool.routing == Routing::Device { router.plus(&model) } else { router.then(&model) })
-    }
-
-    /// `self` is the router's, `model` the chosen model's. The model's own request is not sent.
-    fn then(&self, model: &Self) -> Self {
-        let infer =
-            ToServer::Infer(Infer { slot: Slot::Model(0), counter: 0, lambda: 0, allowed: 0, link: LinkProfile::UART });
-        let mut cost = self.plus(model);
-        cost.online.up -= control_bytes(encoded_bytes(&infer));
-        cost
+        Ok(router.plus(&Self::of(pool, Slot::Model(index), tile)?))
     }
 
     /// Costs of one inference after another, each with its own request.
@@ -136,7 +115,6 @@ impl Cost {
         };
         Self {
             online: add(&self.online, &other.online),
-            own_answer: 0,
             offline: add(&self.offline, &other.offline),
             dealer_to_server: self.dealer_to_server + other.dealer_to_server,
             device_blocks_online: self.device_blocks_online + other.device_blocks_online,
@@ -175,8 +153,6 @@ const fn control_bytes(payload: usize) -> u64 {
 
 struct Count {
     cost: Cost,
-    /// What is revealed is a router's own answer.
-    answers: bool,
     tile: u16,
     /// Whether the device sent last.
     device_turn: bool,
@@ -242,10 +218,6 @@ impl Party for Count {
     fn gate(&mut self, gate: &Gate) -> Result<(), CircuitError> {
         for message in gate.messages() {
             let bytes = framed_bytes(message.bytes() as u64);
-            if self.answers && message.kind == MessageKind::Reveal {
-                self.cost.own_answer += bytes;
-                continue;
-            }
             let online = &mut self.cost.online;
             if message.kind.from_device() {
                 online.up += bytes;
@@ -296,7 +268,7 @@ impl Party for Count {
         self.cost.device_blocks_online += match gate.response {
             // Indices of one bit end their frames at a whole block: only full answers break it.
             crate::circuit::Response::Requantise(_) => framed_blocks(0, elements, gate.out.bits, 2, false, &mut 0),
-            crate::circuit::Response::Table { .. } => elements,
+            crate::circuit::Response::Table { .. } | crate::circuit::Response::Tell { .. } => elements,
             crate::circuit::Response::Share
             | crate::circuit::Response::Remask { .. }
             | crate::circuit::Response::Reveal { .. } => 0,

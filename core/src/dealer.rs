@@ -12,7 +12,7 @@ use core::fmt;
 use rand_core::TryCryptoRng;
 use subtle::{Choice, ConditionallySelectable};
 
-use crate::circuit::{CircuitError, Gate, Operand, Party, Program, Response};
+use crate::circuit::{CircuitError, Gate, Operand, Party, Program, Response, Table};
 use crate::clear::scratch_elements;
 use crate::error::BufferError;
 use crate::gate::{linear, opening, product, requantise, table};
@@ -173,16 +173,21 @@ impl Dealer<'_> {
     fn draw_wire(&mut self, gate: &Gate) {
         let at = gate.out.at as usize;
         let Some(masks) = self.arena.get_mut(at..at + gate.elements() as usize) else { return };
-        Stream::new(&self.keys.device, StreamId::new(gate.id, Purpose::WireMask)).fill(masks);
-        if let Response::Table { lookup, .. } = gate.response {
-            masks.iter_mut().take(lookup.opened as usize).for_each(|mask| *mask = 0);
+        match gate.response {
+            // What the device learns is no wire.
+            Response::Tell { .. } | Response::Reveal { .. } => masks.fill(0),
+            _ => Stream::new(&self.keys.device, StreamId::new(gate.id, Purpose::WireMask)).fill(masks),
         }
     }
 
     /// The entries of a table or of a requantisation.
     fn tabulate(&mut self, gate: &Gate) {
         let entries = gate.response.entries() as usize;
-        let (Response::Requantise(opening) | Response::Table { opening, .. }) = gate.response else { return };
+        let (Response::Requantise(opening) | Response::Table { opening, .. } | Response::Tell { opening, .. }) =
+            gate.response
+        else {
+            return;
+        };
         let mut rho_device = Stream::new(&self.keys.device, StreamId::new(gate.id, Purpose::IndexMask));
         let mut rho_server = Stream::new(&self.keys.server, StreamId::new(gate.id, Purpose::IndexMask));
         let mut pads = Stream::new(&self.keys.device, StreamId::new(gate.id, Purpose::TablePad));
@@ -202,13 +207,13 @@ impl Dealer<'_> {
                 stock.push(entry.wrapping_sub(pad), bits);
             };
             match gate.response {
-                Response::Table { lookup, .. } => {
+                Response::Table { lookup, .. } | Response::Tell { lookup, .. } => {
                     let table = lookup.table(element);
                     if tabulated != Some(table) {
                         table::tabulate(table, self.parameters.tables, opening.index_bits, function);
                         tabulated = Some(table);
                     }
-                    if element < lookup.opened {
+                    if matches!(table, Table::Winner(_)) {
                         // In the same time with noise and without.
                         let noise = Choice::from(u8::from(self.route.is_some()));
                         let route = self.route.unwrap_or(0);

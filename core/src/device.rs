@@ -6,14 +6,17 @@
 
 use core::fmt;
 
+use subtle::{Choice, ConditionallySelectable, ConstantTimeEq, ConstantTimeLess};
 use zeroize::Zeroize;
 
 use crate::circuit::{CircuitError, Gate, HeadView, MessageKind, Operand, Party, Product, Program, Response};
 use crate::error::BufferError;
-use crate::gate::{self, combine, linear, table};
+use crate::gate::{self, combine, linear, table, tell};
 use crate::keys::DeviceKeys;
 use crate::prg::{Purpose, Stream, StreamId};
 use crate::ring::{Packer, Unpacker, low_bits, signed};
+use crate::routing::Routing;
+use crate::spec::Opening;
 
 /// What the device's half refuses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -283,6 +286,8 @@ pub struct Online {
     product: ProductPlace,
     /// A reveal's masks stand in the work space.
     masked: bool,
+    /// What a router chose, once it is known.
+    route: u8,
     /// Bytes of the server's message that have not come yet.
     inbound: usize,
     packer: Packer,
@@ -304,6 +309,7 @@ impl Online {
             element: 0,
             product: ProductPlace::default(),
             masked: false,
+            route: 0,
             inbound: 0,
             packer: Packer::default(),
             unpacker: Unpacker::default(),
@@ -312,11 +318,11 @@ impl Online {
         Ok(online)
     }
 
-    /// Whether a router has done all but to give its own answer, which depends on the route.
+    /// The model that a router chose, after [`Step::Done`]. Always one, and the first where none won or what the server said is
+    /// not a model: an error would tell the server about what it made the device read.
     #[must_use]
-    pub fn awaits_route(&self) -> bool {
-        let reveal = self.gate.as_ref().is_some_and(|gate| matches!(gate.response, Response::Reveal { .. }));
-        reveal && self.program.answers()
+    pub const fn route(&self) -> u8 {
+        self.route
     }
 
     /// Bytes of the server's current message that have not come yet.
@@ -325,8 +331,8 @@ impl Online {
         self.inbound
     }
 
-    /// Continues with `rx`, taking bytes off its front. After [`Step::Done`] of a model the logits,
-    /// or its label's one-hot, stand in `work` as [`signed`] values.
+    /// Continues with `rx`, taking bytes off its front. After [`Step::Done`] of a program that answers the logits,
+    /// as [`signed`] values, or its label's one-hot stand in `work`.
     ///
     /// # Errors
     /// [`DeviceError`].
@@ -337,35 +343,26 @@ impl Online {
         rx: &mut &[u8],
         tx: &mut Outgoing<'_>,
     ) -> Result<Step, DeviceError> {
-        let before = rx.len();
-        let step = self.steps(input, work, rx, tx);
-        let taken = before - rx.len();
-        self.inbound = self.inbound.saturating_sub(taken);
-        step
-    }
-
-    fn steps(
-        &mut self,
-        input: &[i16],
-        work: &mut [u32],
-        rx: &mut &[u8],
-        tx: &mut Outgoing<'_>,
-    ) -> Result<Step, DeviceError> {
         loop {
             let Some(gate) = self.gate.take() else { return Ok(Step::Done) };
+            let before = rx.len();
             let flow = match self.stage {
                 Stage::Product => self.multiply(&gate, work, rx, tx),
                 Stage::Respond => match gate.response {
                     Response::Share => self.share(&gate, input, tx),
                     Response::Requantise(_) | Response::Table { .. } => self.answer(&gate, rx, tx),
                     Response::Remask { .. } => Ok(Flow::Complete),
+                    Response::Tell { opening, .. } => self.learn(&gate, opening, work, rx),
                     Response::Reveal { bits } => self.reveal(&gate, bits, work, rx),
                 },
                 Stage::Close { .. } => Ok(self.close(tx)),
             };
             let next = gate.id + 1;
-            let sends_nothing = matches!(gate.response, Response::Remask { .. } | Response::Reveal { .. });
+            let sends_nothing =
+                matches!(gate.response, Response::Remask { .. } | Response::Tell { .. } | Response::Reveal { .. });
             self.gate = Some(gate);
+            // Of this gate's message; the next gate may begin with one as well.
+            self.inbound = self.inbound.saturating_sub(before - rx.len());
             match (flow?, self.stage) {
                 (Flow::Pause(step), _) => return Ok(step),
                 (Flow::Complete, Stage::Product) => self.stage = Stage::Close { gate_ends: false },
@@ -392,7 +389,7 @@ impl Online {
         self.masked = false;
         let wanted = |kind| match stage {
             Stage::Product => kind == MessageKind::Operands,
-            _ => matches!(kind, MessageKind::Index | MessageKind::Reveal),
+            _ => matches!(kind, MessageKind::Index | MessageKind::Tell | MessageKind::Reveal),
         };
         let messages = self.gate.as_ref().map(Gate::messages);
         self.inbound =
@@ -455,6 +452,36 @@ impl Online {
 
     fn end_of_message(&mut self, rx: &[u8]) -> Result<Flow, DeviceError> {
         if self.unpacker.finish() && rx.is_empty() { Ok(Flow::Complete) } else { Err(DeviceError::Message) }
+    }
+
+    /// What the server looked up, under the pads that its indices select. A router's choice is taken off the front.
+    fn learn(&mut self, gate: &Gate, opening: Opening, work: &mut [u32], rx: &mut &[u8]) -> Result<Flow, DeviceError> {
+        BufferError::check("device workspace", gate.elements() as usize, work.len())?;
+        let mut pads = Stream::new(&self.keys.run, StreamId::new(gate.id, Purpose::TablePad));
+        let bits = gate.out.bits;
+        while self.element < gate.elements() {
+            let Some(message) = self.unpacker.pull(opening.index_bits + bits, rx) else {
+                return Ok(Flow::Pause(Step::Input));
+            };
+            let index = tell::device_index(opening, message);
+            let pad = pads.at(table::entry(self.element, gate.response.entries(), index));
+            if let Some(slot) = work.get_mut(self.element as usize) {
+                *slot = tell::device_value(opening, message, pad, bits);
+            }
+            self.element += 1;
+        }
+        if let Program::Router { routing, models, .. } = self.program {
+            let (words, route) = match routing {
+                Routing::Open | Routing::Device => {
+                    (usize::from(models), first_one(work.get(..usize::from(models)).unwrap_or(&[])))
+                }
+                Routing::Private { .. } => (1, below(work.first().copied().unwrap_or(0), models)),
+            };
+            self.route = route;
+            let told = (gate.elements() as usize).min(work.len());
+            work.copy_within(words.min(told)..told, 0);
+        }
+        self.end_of_message(rx)
     }
 
     /// Output gate: the server's share less the operand's mask.
@@ -550,6 +577,22 @@ impl Online {
         }
         self.end_of_message(rx)
     }
+}
+
+/// The place of the first 1, or 0.
+fn first_one(one_hot: &[u32]) -> u8 {
+    let (mut place, mut found) = (0, Choice::from(0));
+    for (index, word) in (0u8..).zip(one_hot) {
+        let one = word.ct_eq(&1);
+        place.conditional_assign(&index, one & !found);
+        found |= one;
+    }
+    place
+}
+
+/// The index, or 0 if it is not below `models`.
+fn below(index: u32, models: u16) -> u8 {
+    u32::conditional_select(&0, &index, index.ct_lt(&u32::from(models))) as u8
 }
 
 /// Takes elements until `into` is full; `false` when `rx` runs out first.

@@ -1,5 +1,8 @@
 //! Routing policies: who learns which model the router picks.
 //!
+//! The router tells its choice to the device, always. Where routes may be known, a device asks for that model next, which is how the
+//! server learns it; there is nothing else that it could learn it from.
+//!
 //! | policy | the server learns | the device learns |
 //! | --- | --- | --- |
 //! | [`Open`](Routing::Open) | the route | the route |
@@ -16,8 +19,6 @@ use core::fmt;
 
 use rand_core::{TryCryptoRng, TryRng};
 use serde::{Deserialize, Serialize};
-
-use crate::model::COST_BIAS_MAX;
 
 /// Who learns the route; the server's policy, bound into every key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -113,13 +114,15 @@ impl fmt::Display for Routing {
     }
 }
 
-/// The model that a choice comes to: the `winner` of the argmax, or the first model if near equals left none; and if that
-/// one was not allowed, by its public `scores`, the first that was. Nothing but public numbers is added to the choice.
+/// The model that a choice comes to: the router's, or if that one is not `allowed` (bit `i` for model `i`) the first that
+/// is. Nothing but a public number is added to the choice.
 #[must_use]
-pub fn settled(winner: Option<u8>, scores: &[i32]) -> u8 {
-    let allowed = |model: &u8| scores.get(usize::from(*model)).is_none_or(|score| *score > -COST_BIAS_MAX);
-    let first = || (0u8..).zip(scores).map(|(model, _)| model).find(allowed);
-    winner.filter(allowed).or_else(first).or(winner).unwrap_or(0)
+pub const fn settled(choice: u8, allowed: u8) -> u8 {
+    let fine = match 1u8.checked_shl(choice as u32) {
+        Some(bit) => allowed & bit != 0,
+        None => false,
+    };
+    if fine || allowed == 0 { choice } else { allowed.trailing_zeros() as u8 }
 }
 
 #[cfg(test)]
@@ -128,13 +131,12 @@ mod tests {
     /// Forbidden models never come out while another is allowed, whoever won.
     #[test]
     fn a_choice_settles_on_an_allowed_model() {
-        let settled = super::settled;
-        const NO: i32 = -super::COST_BIAS_MAX;
-        assert_eq!(settled(Some(2), &[0, -10, -255]), 2);
-        assert_eq!(settled(None, &[0, -10, -255]), 0);
-        assert_eq!(settled(None, &[NO, -10, -255]), 1);
-        assert_eq!(settled(Some(0), &[NO, NO, -255]), 2);
-        assert_eq!(settled(Some(1), &[NO, NO, NO]), 1);
+        for (choice, allowed, wanted) in
+            [(2, 0b111, 2), (0, 0b110, 1), (0, 0b100, 2), (1, 0b101, 0), (7, 0b1000_0000, 7)]
+        {
+            assert_eq!(settled(choice, allowed), wanted, "{choice} of {allowed:b}");
+        }
+        assert_eq!((settled(1, 0), settled(9, 0b10)), (1, 1));
     }
 
     use super::*;

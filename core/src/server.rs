@@ -7,14 +7,13 @@ use core::fmt;
 
 use zeroize::Zeroize;
 
-use crate::circuit::{CircuitError, Gate, Layout, Message, MessageKind, Operand, Party, Program, Response, Slot, Wire};
+use crate::circuit::{CircuitError, Gate, Layout, Message, MessageKind, Operand, Party, Program, Response, Wire};
 use crate::clear::{Parameters, scratch_elements};
 use crate::error::BufferError;
-use crate::gate::{combine, linear, opening, product, remask, requantise, table};
+use crate::gate::{combine, linear, opening, product, remask, requantise, table, tell};
 use crate::keys::StreamKey;
 use crate::prg::{Purpose, Stream, StreamId};
 use crate::ring::{BitWriter, bits_at};
-use crate::routing::{Routing, settled};
 
 /// What the server refuses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,8 +32,6 @@ pub enum ServerError {
         /// Bytes found.
         found: usize,
     },
-    /// The router's opened answer is not one model: the device did not follow the protocol.
-    NoModel,
 }
 
 impl From<CircuitError> for ServerError {
@@ -56,9 +53,6 @@ impl fmt::Display for ServerError {
             Self::Buffer(error) => error.fmt(f),
             Self::Turn => f.write_str("a message came out of turn"),
             Self::Length { expected, found } => write!(f, "a message has {found} bytes instead of {expected}"),
-            Self::NoModel => {
-                f.write_str("the router's answer is not one model: the device did not follow the protocol")
-            }
         }
     }
 }
@@ -105,7 +99,6 @@ pub struct Server<'a> {
     gate: Option<Gate>,
     /// Which of the gate's messages is next.
     message: usize,
-    last: Option<Wire>,
 }
 
 /// Words of work space that a [`Server`] needs: its arena and its scratch.
@@ -177,7 +170,7 @@ impl<'a> Server<'a> {
         BufferError::check("server workspace", work_words(&program)?, work.len())?;
         let (arena, scratch) = work.split_at_mut(layout.arena as usize);
         let (gate, scores) = (program.gate(0)?, program.scores(scores));
-        Ok(Self { program, parameters, key, stock, scores, arena, scratch, gate, message: 0, last: None })
+        Ok(Self { program, parameters, key, stock, scores, arena, scratch, gate, message: 0 })
     }
 
     /// Whose turn it is, and with which message.
@@ -220,6 +213,16 @@ impl<'a> Server<'a> {
                     writer.push(value, message.bits);
                 }
             }
+            MessageKind::Tell => {
+                self.evaluate(&gate);
+                self.open(&gate, self.stock.corrections, gate.corrections_at);
+                if let Response::Tell { opening, .. } = gate.response {
+                    for (element, index) in (0u32..).zip(self.held(&gate.out)) {
+                        let entry = self.entry(&gate, element, *index);
+                        writer.push(tell::server_message(opening, *index, entry), message.bits);
+                    }
+                }
+            }
             MessageKind::Reveal => {
                 self.evaluate(&gate);
                 self.held(&gate.out).iter().for_each(|y| writer.push(*y, message.bits));
@@ -253,46 +256,11 @@ impl<'a> Server<'a> {
                 self.open(&gate, bytes, 0);
             }
             MessageKind::Answer => self.answer(&gate, bytes),
-            MessageKind::Operands | MessageKind::Index | MessageKind::Reveal => return Err(ServerError::Turn),
+            MessageKind::Operands | MessageKind::Index | MessageKind::Tell | MessageKind::Reveal => {
+                return Err(ServerError::Turn);
+            }
         }
         self.advance(gate)
-    }
-
-    /// The model that a router chose, as far as the server learns it: once it is finished, or has nothing
-    /// left but to reveal its own answer, a turn that is to be taken for the first model only. Nothing of
-    /// a model's run, and of a router's that tells the device alone.
-    ///
-    /// # Errors
-    /// [`ServerError::Turn`] before; [`ServerError::NoModel`].
-    pub fn choice(&self) -> Result<Option<Slot>, ServerError> {
-        let (true, Some(wire)) = (self.chosen(), &self.last) else { return Err(ServerError::Turn) };
-        let held = self.held(wire);
-        let winner = match self.program {
-            Program::Model { .. } | Program::Router { routing: Routing::Device, .. } => return Ok(None),
-            Program::Router { routing: Routing::Open, models, .. } => {
-                let one_hot = held.get(..usize::from(models)).ok_or(ServerError::NoModel)?;
-                let mut winners = (0u8..).zip(one_hot).filter(|(_, one)| **one == 1).map(|(index, _)| index);
-                let winner = winners.next();
-                if winners.next().is_some() || one_hot.iter().any(|bit| *bit > 1) {
-                    return Err(ServerError::NoModel);
-                }
-                winner
-            }
-            Program::Router { routing: Routing::Private { .. }, models, .. } => {
-                let index = held.first().filter(|index| **index < u32::from(models));
-                Some(*index.ok_or(ServerError::NoModel)? as u8)
-            }
-        };
-        Ok(Some(Slot::Model(settled(winner, self.scores))))
-    }
-
-    /// Whether the route stands in the last wire.
-    fn chosen(&self) -> bool {
-        match self.turn() {
-            Turn::Send(message) => self.program.answers() && message.kind == MessageKind::Reveal,
-            Turn::Done => !self.program.answers(),
-            Turn::Receive(_) => false,
-        }
     }
 
     fn held(&self, wire: &Wire) -> &[u32] {
@@ -349,7 +317,9 @@ impl<'a> Server<'a> {
                     let y_hat = slot.wrapping_add(requantise::offset(opening));
                     opening::server_index(opening, y_hat, correction, rho.draw())
                 }
-                Response::Table { opening, .. } => opening::server_index(opening, *slot, correction, rho.draw()),
+                Response::Table { opening, .. } | Response::Tell { opening, .. } => {
+                    opening::server_index(opening, *slot, correction, rho.draw())
+                }
                 Response::Remask { bits } => remask::server_share(*slot, correction, bits),
                 Response::Share | Response::Reveal { .. } => return,
             };
@@ -359,21 +329,28 @@ impl<'a> Server<'a> {
     /// Replaces the masked index by the share of the result.
     fn answer(&mut self, gate: &Gate, pads: &[u8]) {
         let bits = gate.out.bits;
-        let entries = gate.response.entries();
-        let stock = self.stock.correlations;
-        for (element, slot) in (0u32..).zip(self.held_mut(&gate.out)) {
+        for element in 0..gate.elements() {
+            let at = (gate.out.at + element) as usize;
+            let Some(index) = self.arena.get(at).copied() else { return };
             let pad = bits_at(pads, u64::from(element) * u64::from(bits), bits);
-            let key = match gate.response {
-                Response::Requantise(opening) => requantise::key_bit(opening, *slot),
-                _ => *slot,
+            let share = match gate.response {
+                Response::Requantise(opening) => {
+                    let entry = self.entry(gate, element, requantise::key_bit(opening, index));
+                    requantise::server_share(index, entry, pad, bits)
+                }
+                _ => table::server_share(self.entry(gate, element, index), pad, bits),
             };
-            let place = table::entry(element, entries, key);
-            let entry = bits_at(stock, gate.entries_at * 8 + place * u64::from(bits), bits);
-            *slot = match gate.response {
-                Response::Requantise(_) => requantise::server_share(*slot, entry, pad, bits),
-                _ => table::server_share(entry, pad, bits),
-            };
+            if let Some(slot) = self.arena.get_mut(at) {
+                *slot = share;
+            }
         }
+    }
+
+    /// The dealer's entry of `element` that `key` selects.
+    fn entry(&self, gate: &Gate, element: u32, key: u32) -> u32 {
+        let bits = gate.out.bits;
+        let place = table::entry(element, gate.response.entries(), key);
+        bits_at(self.stock.correlations, gate.entries_at * 8 + place * u64::from(bits), bits)
     }
 
     fn advance(&mut self, gate: Gate) -> Result<(), ServerError> {
@@ -385,7 +362,6 @@ impl<'a> Server<'a> {
         self.message = 0;
         let mut over = gate;
         loop {
-            self.last = Some(over.out);
             let Some(next) = self.program.gate(over.id + 1)? else { return Ok(()) };
             if !next.messages().is_empty() {
                 self.gate = Some(next);

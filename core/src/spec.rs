@@ -15,7 +15,7 @@ use crate::circuit::{CircuitError, Program, Slot};
 use crate::routing::{MAX_EPSILON, MAX_PRIVATE_MODELS, Routing};
 
 /// Version of the encoding of [`PoolSpec`]; the first field on the wire.
-pub const SPEC_VERSION: u16 = 4;
+pub const SPEC_VERSION: u16 = 5;
 /// Most models in one pool (the router not counted).
 pub const MAX_MODELS: usize = 8;
 /// Most layers in one model.
@@ -107,7 +107,7 @@ pub struct RouterSpec {
 /// What a device learns of an answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Output {
-    /// The class alone: the argmax is taken under sharing, in two round trips more. The default,
+    /// The class alone: the argmax is taken under sharing, in a round trip more. The default,
     /// since logits tell far more about a model than labels do.
     #[default]
     Label,

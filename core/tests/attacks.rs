@@ -14,16 +14,16 @@ use chance::Chance;
 use lab::peer::{Fixture, Frame, Memory, Seeded, Store, connect, request};
 use lab::{Secret, Seeds, random_secret};
 use secure_router_core::channel::{Channel, Event as Arrived, Link};
-use secure_router_core::circuit::{Gate, Message, MessageKind, Program, Response, Slot};
+use secure_router_core::circuit::{Gate, Message, MessageKind, Program, Slot};
 use secure_router_core::gate::{self, opening, requantise, table};
 use secure_router_core::ring::{bits_at, low_bits, packed_bytes, signed};
 use secure_router_core::routing::Routing;
 use secure_router_core::session::{
-    Control, DeviceMemory, Event, FRAME_CONTROL, FRAME_DATA, FRAME_PAYLOAD, Refusal, Route, SessionError, SlotStock,
-    ToDevice, Welcome,
+    Control, DeviceMemory, Event, FRAME_CONTROL, FRAME_DATA, FRAME_PAYLOAD, PreparedStock, Refusal, SessionError,
+    SlotStock, ToDevice, Welcome,
 };
 use secure_router_core::spec::{ModelSpec, Opening, Output, PoolSpec, RouterSpec};
-use tamper::{Honest, Tamper, View, add, gates, messages, run};
+use tamper::{Honest, Tamper, View, add, gates, messages, run, tell_another};
 
 fn shape(shift: u8, index_bits: u8) -> Opening {
     Opening { shift, index_bits }
@@ -261,8 +261,8 @@ impl Layout {
 }
 
 /// The server's view as bits: what it can unlock, for each answer the entry under its index, and the bytes as they
-/// came. What carries no mask goes to `opened` instead.
-fn unlocked(layout: &Layout, view: &View, opened: &mut Vec<u32>) -> Vec<bool> {
+/// came.
+fn unlocked(layout: &Layout, view: &View) -> Vec<bool> {
     let mut unlocked = Vec::new();
     let Layout { gates, up, down } = layout;
     for (number, (place, message)) in up.iter().enumerate().filter(|(_, (_, m))| m.kind == MessageKind::Answer) {
@@ -275,11 +275,7 @@ fn unlocked(layout: &Layout, view: &View, opened: &mut Vec<u32>) -> Vec<bool> {
             let entry = bits_at(&view.stock, gate.entries_at * 8 + place * u64::from(message.bits), message.bits);
             let pad = bits_at(&view.up[number], u64::from(element) * u64::from(message.bits), message.bits);
             let value = low_bits(entry.wrapping_add(pad), message.bits);
-            if matches!(gate.response, Response::Table { lookup, .. } if element < lookup.opened) {
-                opened.push(value);
-            } else {
-                unlocked.extend((0..message.bits).map(|bit| value >> bit & 1 == 1));
-            }
+            unlocked.extend((0..message.bits).map(|bit| value >> bit & 1 == 1));
         }
     }
     let raw = view.corrections.iter().chain(view.up.iter().flatten()).chain(&view.stock);
@@ -300,11 +296,9 @@ fn a_lying_servers_view_of_a_program_does_not_tell_two_inputs_apart() {
         router(Routing::Device),
     ];
     for program in programs {
-        let (slot, opens) = match program {
-            Program::Model { .. } => (Slot::Model(0), 0),
-            Program::Router { routing: Routing::Open, .. } => (Slot::Router, 3),
-            Program::Router { routing: Routing::Private { .. }, .. } => (Slot::Router, 1),
-            Program::Router { routing: Routing::Device, .. } => (Slot::Router, 0),
+        let slot = match program {
+            Program::Model { .. } => Slot::Model(0),
+            Program::Router { .. } => Slot::Router,
         };
         let secret = random_secret(program, 2, 100);
         let layout = Layout::of(&program);
@@ -317,9 +311,7 @@ fn a_lying_servers_view_of_a_program_does_not_tell_two_inputs_apart() {
                 let seeds = Seeds { slot, ..Seeds::fixed(40) };
                 let mut liar = Liar { chance: Chance(run_number), used: used.clone() };
                 let (view, _) = run(&secret, &seeds, 2 * run_number + world as u64, input, &[0; 3], &mut liar);
-                let mut opened = Vec::new();
-                let bits = unlocked(&layout, &view, &mut opened);
-                assert_eq!(opened.len(), opens, "opened elements");
+                let bits = unlocked(&layout, &view);
                 let total = bits.len();
                 ones[world].resize(total, 0.0);
                 joint[world].resize(total, 0.0);
@@ -351,17 +343,15 @@ enum Seen {
     Happened(Result<Event, SessionError>),
 }
 
-/// The server's messages of a program with made-up contents, in frames; those that follow the route, if the router
-/// answers by itself, apart. Padding is zero, or the device would hang up.
-fn made_up(program: &Program, chance: &mut Chance) -> [VecDeque<Frame>; 2] {
-    let mut made_up = [VecDeque::new(), VecDeque::new()];
+/// The server's messages of a program with made-up contents, in frames. Padding is zero, or the device would hang up.
+fn made_up(program: &Program, chance: &mut Chance) -> VecDeque<Frame> {
+    let mut made_up = VecDeque::new();
     for (_, message) in messages(program, false) {
         let mut bytes: Vec<u8> = (0..message.bytes()).map(|_| chance.word() as u8).collect();
         for bit in u64::from(message.elements) * u64::from(message.bits)..bytes.len() as u64 * 8 {
             bytes[(bit / 8) as usize] &= !(1 << (bit % 8));
         }
-        let late = program.answers() && message.kind == MessageKind::Reveal;
-        made_up[usize::from(late)].extend(bytes.chunks(FRAME_PAYLOAD).map(|piece| (FRAME_DATA, piece.to_vec())));
+        made_up.extend(bytes.chunks(FRAME_PAYLOAD).map(|piece| (FRAME_DATA, piece.to_vec())));
     }
     made_up
 }
@@ -373,7 +363,7 @@ fn control(message: &ToDevice) -> Frame {
 }
 
 /// A device that asks about `input`, three times at most, and a server that says anything: mostly made-up messages of the
-/// right length, but also other frames, routes and refusals at any time. All that it sees, in order.
+/// right length, but also other frames and refusals at any time. All that it sees, in order.
 fn conversation(fixture: &Fixture, number: u64, input: &[i16]) -> Vec<Seen> {
     let mut chance = Chance(number);
     let (mut memory, store) = (Memory::default(), Store::default());
@@ -382,8 +372,7 @@ fn conversation(fixture: &Fixture, number: u64, input: &[i16]) -> Vec<Seen> {
     let mut server = Channel::responder(Link::DeviceServer, &fixture.server, &mut Seeded(6), &mut rx, &mut tx).unwrap();
     let slots: Vec<Slot> = fixture.pool.slots().collect();
     let (mut seen, mut questions) = (Vec::new(), 0);
-    let (mut ready, mut share) = (false, None);
-    let [mut due, mut late] = [VecDeque::new(), VecDeque::new()];
+    let (mut ready, mut share, mut due) = (false, None, VecDeque::new());
     let begin = |slot: Slot, chance: &mut Chance| {
         let program = fixture.secret(slot).program;
         let bytes = program.gate(0).unwrap().unwrap().messages()[0].bytes();
@@ -433,7 +422,10 @@ fn conversation(fixture: &Fixture, number: u64, input: &[i16]) -> Vec<Seen> {
                 match (chance.below(60), due.pop_front()) {
                     (0, _) => (chance.word() as u8 % 4, vec![chance.word() as u8; chance.below(FRAME_PAYLOAD + 1)]),
                     (1, _) => control(&ToDevice::Refused(Refusal::Counter(slot))),
-                    (2, _) | (_, None) => control(&ToDevice::Route(Route { slot, counter })),
+                    (2, _) | (_, None) => {
+                        let stock = SlotStock { slot, first: counter, fresh: counter + 1, ready: 1 };
+                        control(&ToDevice::Prepared(PreparedStock { stock }))
+                    }
                     (_, Some(frame)) => frame,
                 }
             };
@@ -451,11 +443,7 @@ fn conversation(fixture: &Fixture, number: u64, input: &[i16]) -> Vec<Seen> {
         seen.push(Seen::Happened(Ok(event)));
         ready = true;
         if let Event::Routed(slot) = event {
-            if fixture.pool.router_answers(slot) {
-                due = std::mem::take(&mut late);
-            } else {
-                ([due, late], share) = begin(slot, &mut chance);
-            }
+            (due, share) = begin(slot, &mut chance);
             continue;
         }
         if questions == 3 {
@@ -463,7 +451,7 @@ fn conversation(fixture: &Fixture, number: u64, input: &[i16]) -> Vec<Seen> {
         }
         questions += 1;
         let slot = slots[chance.below(slots.len())];
-        ([due, late], share) = begin(slot, &mut chance);
+        (due, share) = begin(slot, &mut chance);
         session.infer(request(slot), input).unwrap();
     }
     let burned = &store.0.borrow().burned;
@@ -529,23 +517,6 @@ fn wins(models: usize, tournament: u32) -> Vec<u32> {
     wins
 }
 
-/// The most opened patterns that any shifts of the last indices tell apart, and such wins as are asked for.
-fn most_patterns(models: usize) -> (usize, Vec<u32>) {
-    let tournaments = 1u32 << (models * (models - 1) / 2);
-    let scores: BTreeSet<Vec<u32>> = (0..tournaments).map(|tournament| wins(models, tournament)).collect();
-    let mut best = (0, Vec::new());
-    for number in 0..models.pow(models as u32) {
-        let asked: Vec<u32> = (0..models as u32).map(|place| (number / models.pow(place) % models) as u32).collect();
-        let pattern =
-            |wins: &Vec<u32>| wins.iter().zip(&asked).fold(0u32, |bits, (w, a)| bits << 1 | u32::from(w == a));
-        let patterns = scores.iter().map(pattern).collect::<BTreeSet<_>>().len();
-        if patterns > best.0 {
-            best = (patterns, asked);
-        }
-    }
-    best
-}
-
 /// Asks each model for another number of wins than all of them.
 struct Asks<'a> {
     program: &'a Program,
@@ -553,19 +524,19 @@ struct Asks<'a> {
 }
 
 impl Tamper for Asks<'_> {
-    fn down(&mut self, number: usize, message: &mut Vec<u8>, _: &View) {
-        let last = messages(self.program, false);
-        if number + 1 == last.len() {
+    fn down(&mut self, number: usize, message: &mut Vec<u8>, view: &View) {
+        let sent = messages(self.program, false);
+        if number + 1 == sent.len() {
             let all = self.asked.len() as u32 - 1;
-            for (element, asked) in self.asked.iter().enumerate() {
-                add(message, 0, last[number].1.bits, element as u64, all.wrapping_sub(*asked));
+            for (element, asked) in (0u32..).zip(self.asked) {
+                tell_another(self.program, message, element, all.wrapping_sub(*asked), &view.stock);
             }
         }
     }
 }
 
 #[test]
-fn a_router_of_the_servers_making_learns_less_than_one_bit_per_model() {
+fn a_router_of_the_servers_making_learns_one_of_the_models_and_no_more() {
     const MODELS: usize = 3;
     // The secret is a number of 3 bits, in three input values; the router's weights put it together, once for each model.
     let trunk = ModelSpec {
@@ -600,38 +571,25 @@ fn a_router_of_the_servers_making_learns_less_than_one_bit_per_model() {
         (0..MODELS).for_each(|model| secret.tables[8 * model + value] = utilities[model] as i16);
     }
     let seeds = Seeds { slot: Slot::Router, ..Seeds::fixed(50) };
-    let layout = Layout::of(&program);
     let learn = |asked: &[u32]| {
-        let mut patterns = BTreeMap::<Vec<u32>, Vec<u32>>::new();
+        let mut routes = BTreeMap::<u8, Vec<u32>>::new();
         for value in 0..8u32 {
             let input: Vec<i16> = (0..3).map(|bit| (value >> bit & 1) as i16).collect();
             let (view, _) =
                 run(&secret, &seeds, u64::from(value), &input, &[0; MODELS], &mut Asks { program: &program, asked });
-            let mut opened = Vec::new();
-            unlocked(&layout, &view, &mut opened);
-            let wanted: Vec<u32> = wins(MODELS, value).iter().zip(asked).map(|(w, a)| u32::from(w == a)).collect();
-            assert_eq!(opened, wanted, "value {value}");
-            patterns.entry(opened).or_default().push(value);
+            // The device takes the first model that has what was asked for, and else the first of all.
+            let wanted = wins(MODELS, value).iter().zip(asked).position(|(w, a)| w == a).unwrap_or(0);
+            assert_eq!(view.route, Some(wanted as u8), "value {value}");
+            routes.entry(wanted as u8).or_default().push(value);
         }
-        patterns
+        routes
     };
-    let all = vec![MODELS as u32 - 1; MODELS];
-    let honest = learn(&all).len();
-    let (most, asked) = most_patterns(MODELS);
-    let found = learn(&asked);
-    assert_eq!(found.len(), most);
-    println!(
-        "3 models: {honest} values of the secret told apart with the protocol's indices, {most} with shifted ones: \
-         {:.2} bits of an input per routed question: {found:?}",
-        (most as f64).log2()
-    );
-    assert_eq!((honest, most), (4, 6));
-    for models in 2..=5 {
-        let (most, asked) = most_patterns(models);
-        println!("{models} models: {most} patterns, {:.2} bits, asking for {asked:?} wins", (most as f64).log2());
-        // All 2^n never: wins add up to a constant.
-        assert!(most < 1 << models);
-    }
+    let honest = learn(&[MODELS as u32 - 1; MODELS]);
+    assert_eq!(honest.len(), MODELS);
+    let most = (0..27u32).map(|number| learn(&[number % 3, number / 3 % 3, number / 9])).max_by_key(BTreeMap::len);
+    let most = most.unwrap();
+    println!("3 models: {:.2} bits of an input per routed question at most: {most:?}", (most.len() as f64).log2());
+    assert_eq!(most.len(), MODELS);
 }
 
 // ---- a malicious device
@@ -727,7 +685,7 @@ fn a_device_that_shifts_its_shares_reads_the_last_layer_from_labels() {
     let input = vec![0; 2 * FEATURES];
     // The argmax's gates: differences of all pairs, then wins.
     let all = gates(&secret.program);
-    let [.., differences, wins, _] = &all[..] else { panic!("a label's last gates") };
+    let [.., differences, wins] = &all[..] else { panic!("a label's last gates") };
     let pair = |first: usize, second: usize| {
         (0..CLASSES).flat_map(|a| (a + 1..CLASSES).map(move |b| (a, b))).position(|p| p == (first, second)).unwrap()
     };

@@ -89,6 +89,8 @@ enum Own {
     Wire(Vec<(u16, u64)>),
     /// Device and server know a part of this gate's index mask each.
     Index(u16, Opening, bool),
+    /// The same of an index with the entry that it selects above it.
+    Told(u16, Opening),
 }
 
 impl Own {
@@ -105,6 +107,11 @@ impl Own {
                 let rho = low_bits(word(*gate, Purpose::IndexMask, element), opening.bits()) >> opening.shift;
                 let known = if *key_bit { rho >> (opening.index_bits - 1) } else { rho };
                 low_bits(value.wrapping_sub(known), bits)
+            }
+            Self::Told(gate, opening) => {
+                let rho = low_bits(word(*gate, Purpose::IndexMask, element), opening.bits()) >> opening.shift;
+                let index = low_bits(value.wrapping_sub(rho), opening.index_bits);
+                value >> opening.index_bits << opening.index_bits | index
             }
         }
     }
@@ -170,6 +177,7 @@ fn sections(program: &Program) -> Vec<Section> {
                     }
                     (MessageKind::Index, _, Response::Requantise(opening)) => Own::Index(gate.id, opening, true),
                     (MessageKind::Index, _, Response::Table { opening, .. }) => Own::Index(gate.id, opening, false),
+                    (MessageKind::Tell, _, Response::Tell { opening, .. }) => Own::Told(gate.id, opening),
                     _ => Own::Nothing,
                 };
                 add(format!("{:?}", message.kind), source, 0, u64::from(message.elements), message.bits, own);
@@ -180,7 +188,6 @@ fn sections(program: &Program) -> Vec<Section> {
     }
     let mut found = Sections::default();
     program.walk(&mut found).unwrap();
-    // A router's end is opened to the server: its answer is padded, like any other.
     assert!(found.all.iter().any(|section| section.name.contains(&format!("{:?}", MessageKind::Answer))));
     found.all
 }

@@ -18,7 +18,7 @@ use secure_router_core::routing::Routing;
 use secure_router_core::server::{Server, ServerError, Stock, Turn, work_words};
 use secure_router_core::session::{
     Control, Event, FRAME_CONTROL, FRAME_DATA, FRAME_PAYLOAD, Hello, Infer, LinkProfile, MAX_COUNTER_SKIP, Prepare,
-    PreparedStock, Refusal, Route, SessionError, SlotStock, ToDevice, ToServer, Welcome,
+    PreparedStock, Refusal, SessionError, SlotStock, ToDevice, ToServer, Welcome,
 };
 use secure_router_core::spec::{ModelSpec, NamedModel, Opening, Output, PoolSpec, RouterSpec};
 
@@ -79,14 +79,14 @@ enum Place {
     /// It waits for the operands of a product.
     Operands,
     /// It waits for the answer.
-    Reveal,
+    Tell,
     /// It waits for the router's choice.
     Route,
 }
 
 use Place::*;
 
-const PLACES: [Place; 8] = [Greeting, Idle, Preparing, Prepared, Index, Operands, Reveal, Route];
+const PLACES: [Place; 8] = [Greeting, Idle, Preparing, Prepared, Index, Operands, Tell, Route];
 
 impl Place {
     /// The program, and how many of the server's frames of its run come before this one.
@@ -94,10 +94,10 @@ impl Place {
         match self {
             // qkv: one index message; then the operands.
             Operands => (ATTENTION, 1),
-            // Indices of the table, of signs and wins; then the label.
-            Reveal => (PLAIN, 3),
-            // Signs, wins; then the choice.
-            Route => (Slot::Router, 2),
+            // Indices of the table and of signs; then the label.
+            Tell => (PLAIN, 2),
+            // Signs; then the choice.
+            Route => (Slot::Router, 1),
             _ => (PLAIN, 0),
         }
     }
@@ -154,7 +154,7 @@ fn bring<'m>(
             hold(&mut peer, 0);
             session.prepare(PLAIN).unwrap();
         }
-        Index | Operands | Reveal | Route => {
+        Index | Operands | Tell | Route => {
             session.prepare(slot).unwrap();
             assert_eq!(event(&mut session, &mut peer), Event::Prepared(slot));
             hold(&mut peer, before);
@@ -195,10 +195,9 @@ fn change(chance: &mut Chance, (kind, payload): &Frame) -> Frame {
             let slot = [Slot::Router, PLAIN, ATTENTION, Slot::Model(2), Slot::Model(255)][chance.below(5)];
             let counter = [0, 1, 2, MAX_COUNTER_SKIP, u64::MAX - 1, u64::MAX][chance.below(6)];
             let stock = SlotStock { slot, first: counter, fresh: counter, ready: chance.word() as u32 };
-            let other = match chance.below(4) {
+            let other = match chance.below(3) {
                 0 => ToDevice::Prepared(PreparedStock { stock }),
-                1 => ToDevice::Route(Route { slot, counter }),
-                2 => {
+                1 => {
                     ToDevice::Refused([Refusal::Dealer, Refusal::Counter(slot), Refusal::PoolChanged][chance.below(3)])
                 }
                 _ => ToDevice::Welcome(random_welcome(chance, stock)),
@@ -236,7 +235,7 @@ fn judge(place: Place, fixture: &Fixture, honest: &Frame, (kind, payload): &Fram
     let fine = match *kind {
         FRAME_DATA => {
             // Any contents are a message, all but those that pad it with something else than zeros.
-            matches!(place, Index | Operands | Reveal) && payload.len() == honest.1.len() && {
+            matches!(place, Index | Operands | Tell | Route) && payload.len() == honest.1.len() && {
                 let (slot, before) = place.run();
                 let messages = server_messages(fixture, slot);
                 let used = u64::from(messages[before].0) * u64::from(messages[before].1);
@@ -248,10 +247,7 @@ fn judge(place: Place, fixture: &Fixture, honest: &Frame, (kind, payload): &Fram
             (Greeting, Ok(ToDevice::Welcome(welcome))) => PoolSpec::from_bytes(&welcome.pool)
                 .is_ok_and(|pool| welcome.stock.iter().all(|stock| pool.slots().any(|slot| slot == stock.slot))),
             (Prepared, Ok(ToDevice::Prepared(report))) => report.stock.slot == PLAIN && report.stock.fresh == 1,
-            (Route, Ok(ToDevice::Route(route))) => {
-                matches!(route.slot, PLAIN | ATTENTION) && route.counter <= MAX_COUNTER_SKIP
-            }
-            (Prepared | Index | Operands | Reveal | Route, Ok(ToDevice::Refused(_))) => true,
+            (Prepared | Index | Operands | Tell | Route, Ok(ToDevice::Refused(_))) => true,
             _ => false,
         },
         _ => false,
@@ -336,7 +332,6 @@ fn a_thousand_malformed_frames_at_every_place_close_the_session() {
                 }
                 (Verdict::Fine, outcome) => {
                     *tally.entry(format!("{place:?}: fine")).or_default() += 1;
-                    // A route to a program that is not in the session's stock, say, ends it as well.
                     assert_eq!(outcome.is_err(), session.is_closed(), "{place:?} {number}: {outcome:?}");
                 }
                 (_, outcome) => panic!("{place:?} {number}: {outcome:?} for {frame:?}"),
@@ -502,7 +497,6 @@ fn a_thousand_messages_of_the_wrong_length_change_nothing_at_the_server() {
                 }
             }
             assert_eq!(server.receive(&[]), Err(ServerError::Turn));
-            assert_eq!(server.choice(), Ok(None), "a model chooses nothing");
         });
         assert!(left.iter().all(|word| *word == 0), "a run that ends wipes its work space");
         match met {
@@ -512,56 +506,6 @@ fn a_thousand_messages_of_the_wrong_length_change_nothing_at_the_server() {
     }
     assert_eq!(kinds.len(), 3, "{kinds:?}");
     println!("{kinds:?}");
-}
-
-#[test]
-fn a_router_answered_by_noise_chooses_a_model_or_says_that_it_cannot() {
-    let trunk = ModelSpec {
-        tokens: 1,
-        features: 4,
-        width: 0,
-        heads: 0,
-        ffn: 0,
-        layers: 0,
-        qkv: opening(5, 11),
-        score: opening(5, 5),
-        mix: opening(5, 11),
-        ffn_in: opening(6, 5),
-        output_bits: 12,
-    };
-    for routing in [Routing::Open, Routing::Private { epsilon: 1000 }] {
-        let spec = RouterSpec { trunk, answers: 0 };
-        let program = Program::Router { spec, models: 3, output: Output::Label, routing };
-        let seeds = Seeds { slot: Slot::Router, ..Seeds::fixed(8) };
-        let secret = random_secret(program, 4, 3);
-        let (mut chosen, mut refused) = (0, 0);
-        // Most noise is no one-hot.
-        for counter in 0..3 * CASES as u64 {
-            let mut chance = Chance(counter);
-            let (correlations, corrections) =
-                (deal(&secret, &seeds, counter), offline(&secret, &seeds, counter, 1024, 4));
-            let mut work = vec![0; work_words(&program).unwrap()];
-            let key = server_key(&seeds.server_dealer, &seeds.pool, seeds.slot, counter);
-            let stock = Stock { correlations: &correlations, corrections: &corrections };
-            let mut server = Server::new(program, secret.parameters(), key, stock, &[0; 3], &mut work).unwrap();
-            loop {
-                match server.turn() {
-                    Turn::Done => break,
-                    Turn::Send(next) => server.send(&mut vec![0; next.bytes()]).map(|_| ()).unwrap(),
-                    Turn::Receive(next) => {
-                        let bytes: Vec<u8> = (0..next.bytes()).map(|_| chance.word() as u8).collect();
-                        server.receive(&bytes).unwrap();
-                    }
-                }
-            }
-            match server.choice() {
-                Ok(Some(Slot::Model(0..3))) => chosen += 1,
-                Err(ServerError::NoModel) => refused += 1,
-                other => panic!("{other:?}"),
-            }
-        }
-        assert!(chosen > 100 && refused > 100, "{chosen} {refused}");
-    }
 }
 
 #[test]

@@ -14,13 +14,12 @@ use lab::{Secret, Seeds, deal, random_secret, reference};
 use secure_router_core::circuit::{Program, Slot};
 use secure_router_core::clear::Nearest;
 use secure_router_core::cost::router_scores;
-use secure_router_core::gate::table;
 use secure_router_core::quota::{Quotas, gather, keep};
-use secure_router_core::ring::{bits_at, low_bits};
+use secure_router_core::rand_core::TryRng;
 use secure_router_core::routing::{MAX_EPSILON, Routing};
 use secure_router_core::session::{DeviceIdentity, DeviceSession, Event, SessionError};
 use secure_router_core::spec::{ModelSpec, Opening, Output, PoolSpec, RouterSpec};
-use tamper::{Tamper, View, add, gates, messages, run};
+use tamper::{Tamper, View, messages, run, tell_another};
 
 const MODELS: usize = 3;
 
@@ -58,38 +57,26 @@ fn largest(routing: Routing) -> Secret {
     secret
 }
 
-/// A server that asks for another entry of the router's last table than the protocol's.
-struct Shift {
-    message: usize,
-    bits: u8,
+/// A server that tells another entry of the router's last table than the protocol's.
+struct Shift<'a> {
+    program: &'a Program,
     by: u32,
 }
 
-impl Tamper for Shift {
-    fn down(&mut self, number: usize, message: &mut Vec<u8>, _: &View) {
-        if number == self.message {
-            add(message, 0, self.bits, 0, self.by);
+impl Tamper for Shift<'_> {
+    fn down(&mut self, number: usize, message: &mut Vec<u8>, view: &View) {
+        if number + 1 == messages(self.program, false).len() {
+            tell_another(self.program, message, 0, self.by, &view.stock);
         }
     }
 }
 
-/// What the server is told of `input` by the last table, in the run of `counter`.
+/// What the server hears of `input` from the device, in the run of `counter`.
 fn told(secret: &Secret, counter: u64, input: &[i16], by: u32) -> usize {
     let seeds = Seeds { slot: Slot::Router, ..Seeds::fixed(70) };
-    let messages = messages(&secret.program, false);
-    let bits = messages.last().unwrap().1.bits;
-    let mut server = Shift { message: messages.len() - 1, bits, by };
+    let mut server = Shift { program: &secret.program, by };
     let (view, _) = run(secret, &seeds, counter, input, &[0; MODELS], &mut server);
-    opened(secret, &view)
-}
-
-/// What the last table's only element opens to the server.
-fn opened(secret: &Secret, view: &View) -> usize {
-    let last = gates(&secret.program).pop().unwrap();
-    let (bits, index_bits) = (last.out.bits, last.response.index_bits());
-    let place = table::entry(0, last.response.entries(), bits_at(view.down.last().unwrap(), 0, index_bits));
-    let entry = bits_at(&view.stock, last.entries_at * 8 + place * u64::from(bits), bits);
-    low_bits(entry.wrapping_add(bits_at(view.up.last().unwrap(), 0, bits)), bits) as usize
+    view.route.unwrap().into()
 }
 
 /// `ln P(X >= at)` or `P(X <= at)` for a binomial `X` of `runs` and `p`.
@@ -193,7 +180,7 @@ fn a_server_that_tells_dealer_and_device_different_policies_gets_noise() {
                 let counter = 2 * number + world as u64;
                 let mut server = Doubled { stock: deal(&dealer, seeds_of_dealer, counter) };
                 let (view, _) = run(&device, &seeds, counter, input, &[0; MODELS], &mut server);
-                counts[world][opened(&device, &view)] += 1.0;
+                counts[world][usize::from(view.route.unwrap())] += 1.0;
             }
         }
         let apart = counts[0].iter().zip(&counts[1]).map(|(a, b)| (a - b).abs() / (a + b).max(1.0).sqrt());
@@ -289,8 +276,7 @@ fn observe(routing: Routing, quotas: Option<(&[u16], usize)>, count: usize) -> V
         match quotas {
             None => {
                 session.infer(request(Slot::Router), &inputs).unwrap();
-                assert!(matches!(event(&mut session, &mut peer), Event::Routed(_)));
-                assert_eq!(event(&mut session, &mut peer), Event::Answer);
+                while event(&mut session, &mut peer) != Event::Answer {}
                 labels[0] = session.class().unwrap() as u16;
             }
             Some((quotas, _)) => {
@@ -415,33 +401,47 @@ fn a_device_refuses_a_pool_that_is_less_private_than_it_accepts() {
 }
 
 #[test]
-fn whatever_a_server_reveals_as_route_is_taken_alike() {
-    let fixture = fixture(Routing::Device);
-    let mut told = [0; MODELS];
-    for revealed in 0..64u8 {
-        let (mut memory, store, mut peer) = (Memory::default(), Store::default(), Peer::new(fixture));
-        let mut session = connect(fixture, &mut memory, &store, 4);
-        assert_eq!(event(&mut session, &mut peer), Event::Ready);
-        session.prepare(Slot::Router).unwrap();
-        assert_eq!(event(&mut session, &mut peer), Event::Prepared(Slot::Router));
-        session.infer(request(Slot::Router), &fixture.input(0)).unwrap();
-        let downs = messages(&fixture.secret(Slot::Router).program, false).len();
-        let mut left = downs;
-        peer.tamper = Some(Box::new(move |_, (kind, mut payload)| {
-            left -= 1;
-            if left == 0 {
-                payload[0] = revealed;
+fn whatever_a_server_tells_as_a_route_is_taken_for_a_model() {
+    for routing in [Routing::Device, Routing::Open, Routing::Private { epsilon: 1000 }] {
+        let fixture = fixture(routing);
+        let mut told = [0; MODELS];
+        for number in 0..200u64 {
+            let (mut memory, store, mut peer) = (Memory::default(), Store::default(), Peer::new(fixture));
+            let mut session = connect(fixture, &mut memory, &store, 4);
+            assert_eq!(event(&mut session, &mut peer), Event::Ready);
+            for slot in fixture.pool.slots() {
+                session.prepare(slot).unwrap();
+                assert_eq!(event(&mut session, &mut peer), Event::Prepared(slot));
             }
-            vec![(kind, payload)]
-        }));
-        match event(&mut session, &mut peer) {
-            Event::Advised(Slot::Model(model)) => told[usize::from(model)] += 1,
-            other => panic!("{other:?}"),
+            session.infer(request(Slot::Router), &fixture.input(0)).unwrap();
+            let messages = messages(&fixture.secret(Slot::Router).program, false);
+            let (_, last) = messages[messages.len() - 1];
+            let used = u64::from(last.elements) * u64::from(last.bits);
+            let mut left = messages.len();
+            let mut chance = Seeded(number);
+            peer.tamper = Some(Box::new(move |_, (kind, mut payload)| {
+                left = left.wrapping_sub(1);
+                if left == 0 {
+                    chance.try_fill_bytes(&mut payload).unwrap();
+                    (used..payload.len() as u64 * 8).for_each(|bit| payload[(bit / 8) as usize] &= !(1 << (bit % 8)));
+                }
+                vec![(kind, payload)]
+            }));
+            match (routing, event(&mut session, &mut peer)) {
+                (Routing::Device, Event::Advised(Slot::Model(model))) => {
+                    told[usize::from(model)] += 1;
+                    // It stays quiet until it is asked for something.
+                    assert_eq!(carry(&mut session, &mut peer, 1, u64::MAX, &mut Crossed::default()), Outcome::Stalled);
+                    assert_eq!(session.class(), None);
+                }
+                (Routing::Open | Routing::Private { .. }, Event::Routed(Slot::Model(model))) => {
+                    told[usize::from(model)] += 1;
+                    assert_eq!(event(&mut session, &mut peer), Event::Answer);
+                }
+                (_, other) => panic!("{other:?}"),
+            }
+            assert!(!session.is_closed());
         }
-        // It stays quiet until it is asked for something.
-        assert_eq!(carry(&mut session, &mut peer, 1, u64::MAX, &mut Crossed::default()), Outcome::Stalled);
-        assert_eq!(session.class(), None);
-        assert!(!session.is_closed());
+        assert!(told.iter().all(|count| *count > 5), "{routing}: {told:?}");
     }
-    assert!(told.iter().all(|count| *count > 0), "{told:?}");
 }

@@ -18,12 +18,13 @@ use secure_router_core::driver;
 use secure_router_core::error::BufferError;
 use secure_router_core::routing::Routing;
 use secure_router_core::session::{
-    Control, DeviceMemory, DeviceSession, Event, FRAME_CONTROL, FRAME_DATA, FRAME_PAYLOAD, MAX_COUNTER_SKIP, Refusal,
-    Request, Route, SessionError, ToDevice, Welcome,
+    Control, DeviceMemory, DeviceSession, Event, FRAME_CONTROL, FRAME_DATA, FRAME_PAYLOAD, MAX_COUNTER_SKIP,
+    PreparedStock, Refusal, Request, SessionError, SlotStock, ToDevice, Welcome,
 };
 use secure_router_core::spec::{PoolSpec, SpecError};
 
 const NANO: Slot = Slot::Model(0);
+const MIDDLE: Slot = Slot::Model(1);
 const LARGE: Slot = Slot::Model(2);
 
 /// Gives back the memory of a session that has closed itself, without the wiping of its `drop`.
@@ -60,6 +61,7 @@ fn expected(fixture: &Fixture, slot: Slot, counter: u64, input: &[i16], scores: 
 struct Transcript {
     events: Vec<Event>,
     logits: Vec<Vec<i32>>,
+    answered_by: Vec<Option<Slot>>,
     runs: Vec<lab::peer::Run>,
     frames_up: Vec<(u8, usize)>,
     frames_down: Vec<(u8, usize)>,
@@ -72,7 +74,8 @@ fn converse(fixture: &'static Fixture, chunk: usize, tile: u16) -> Transcript {
     let (mut memory, store) = (Memory::default(), Store::default());
     let mut peer = Peer::new(fixture);
     let mut session = connect(fixture, &mut memory, &store, tile);
-    let (mut events, mut logits, mut crossed) = (Vec::new(), Vec::new(), Crossed::default());
+    let (mut events, mut logits, mut answered_by) = (Vec::new(), Vec::new(), Vec::new());
+    let mut crossed = Crossed::default();
     let mut next =
         |session: &mut Session<'_>, peer: &mut Peer| match carry(session, peer, chunk, u64::MAX, &mut crossed) {
             Outcome::Event(event) => {
@@ -105,12 +108,11 @@ fn converse(fixture: &'static Fixture, chunk: usize, tile: u16) -> Transcript {
                 let one_hot = expected(fixture, *slot, counter, &input, &scores);
                 own = one_hot[fixture.pool.models.len()..].to_vec();
                 let best = Slot::Model(one_hot.iter().position(|one| *one == 1).unwrap_or(0) as u8);
-                assert_eq!(next(&mut session, &mut peer), Event::Routed(best));
-                assert_eq!(peer.chosen, Some(best));
                 last = best;
                 if fixture.pool.router_answers(best) {
                     answered += 1;
                 } else {
+                    assert_eq!(next(&mut session, &mut peer), Event::Routed(best));
                     counter = take(best);
                     own.clear();
                 }
@@ -122,6 +124,8 @@ fn converse(fixture: &'static Fixture, chunk: usize, tile: u16) -> Transcript {
             let best = wanted.iter().max().unwrap();
             assert_eq!(session.class(), wanted.iter().position(|logit| logit == best));
             logits.push(answer);
+            assert_eq!(session.answered_by(), Some(last));
+            answered_by.push(session.answered_by());
         }
     }
     assert_no_reuse(&peer);
@@ -130,6 +134,7 @@ fn converse(fixture: &'static Fixture, chunk: usize, tile: u16) -> Transcript {
     Transcript {
         events,
         logits,
+        answered_by,
         runs: peer.runs,
         frames_up: peer.frames_up,
         frames_down: peer.frames_down,
@@ -154,28 +159,10 @@ fn conversations_end_in_the_references_answers_and_bytewise_driving_changes_noth
 #[test]
 fn a_router_answers_for_the_first_model_and_for_no_other() {
     let whole = converse(Fixture::answering(), usize::MAX, 4);
-    let routes = whole.events.iter().filter_map(|event| match event {
-        Event::Routed(slot) => Some(*slot),
-        _ => None,
-    });
-    assert!(routes.collect::<BTreeSet<_>>().len() > 1);
+    // The router is the first of four programs, and is asked twice: once it answers, and once it does not.
+    assert_eq!(whole.events.iter().filter(|event| matches!(event, Event::Routed(_))).count(), 1);
+    assert_ne!(whole.answered_by[0], whole.answered_by[4]);
     assert_eq!(whole, converse(Fixture::answering(), 1, 4));
-}
-
-#[test]
-fn a_routers_own_answer_without_its_route_is_refused() {
-    let fixture = Fixture::answering();
-    let (mut memory, store) = (Memory::default(), Store::default());
-    let mut peer = Peer::new(fixture);
-    let mut session = connect(fixture, &mut memory, &store, 4);
-    stocked(&mut session, &mut peer, &[Slot::Router], 1);
-    let mut ask = request(Slot::Router);
-    ask.lambda = 256;
-    session.infer(ask, &fixture.input(1)).unwrap();
-    peer.hide_route = true;
-    let outcome = carry(&mut session, &mut peer, usize::MAX, u64::MAX, &mut Crossed::default());
-    assert_eq!(outcome, Outcome::Failed(SessionError::Frame));
-    assert!(session.is_closed());
 }
 
 #[test]
@@ -227,13 +214,14 @@ fn the_cost_model_is_right_for(fixture: &'static Fixture) {
                 // The device alone knows, and nothing follows.
                 Slot::Router if fixture.pool.routing == Routing::Device => cost(slot),
                 Slot::Router => {
-                    chosen.insert(peer.chosen.unwrap());
-                    routed(peer.chosen.unwrap())
+                    chosen.insert(session.answered_by().unwrap());
+                    routed(session.answered_by().unwrap())
                 }
                 Slot::Model(_) => cost(slot),
             };
             assert_eq!(measured, traffic(model.online), "{slot:?} online");
-            let ran = peer.chosen.filter(|model| slot == Slot::Router && !fixture.pool.router_answers(*model));
+            let ran =
+                session.answered_by().filter(|model| slot == Slot::Router && !fixture.pool.router_answers(*model));
             if let Some(model) = ran {
                 session.prepare(model).unwrap();
                 measure(&mut session, &mut peer);
@@ -327,7 +315,8 @@ fn tamper(fault: Fault, at: usize) -> Tamper {
             Fault::Empty => vec![(kind, Vec::new())],
             Fault::StrayControl => {
                 let mut bytes = vec![0; FRAME_PAYLOAD];
-                let len = ToDevice::Route(Route { slot: NANO, counter: 9 }).to_bytes(&mut bytes).unwrap();
+                let stock = SlotStock { slot: NANO, first: 9, fresh: 10, ready: 1 };
+                let len = ToDevice::Prepared(PreparedStock { stock }).to_bytes(&mut bytes).unwrap();
                 vec![(FRAME_CONTROL, bytes[..len].to_vec()), frame]
             }
             Fault::StrayData => vec![(FRAME_DATA, vec![0; 64]), frame],
@@ -547,21 +536,25 @@ fn offered_counters_that_are_spent_or_far_ahead_are_refused() {
         }
     }
 
-    // The same in a route, where the request is under way already.
+    // The same where the router has chosen and the request is under way already.
     for (counter, wanted) in [
-        (u64::MAX, Some(ahead(u64::MAX))),
-        (2, Some(SessionError::CounterReused { slot: NANO, offered: 2, lowest: 3 })),
+        (u64::MAX, Some(SessionError::CounterAhead { slot: MIDDLE, offered: u64::MAX, lowest: 3 })),
+        (2, Some(SessionError::CounterReused { slot: MIDDLE, offered: 2, lowest: 3 })),
         (5, None),
     ] {
         let (mut memory, store) = (Memory::default(), Store::default());
-        store.0.borrow_mut().next.insert(NANO.code(), 3);
+        store.0.borrow_mut().next.insert(MIDDLE.code(), 3);
         let mut peer = Peer::new(fixture);
         let mut session = connect(fixture, &mut memory, &store, 4);
+        peer.offer = Some(Box::new(move |stock| {
+            if stock.slot == MIDDLE {
+                *stock = SlotStock { slot: MIDDLE, first: counter, fresh: counter.saturating_add(1), ready: 1 };
+            }
+        }));
         stocked(&mut session, &mut peer, &[Slot::Router], 1);
-        peer.route = Some(Route { slot: NANO, counter });
-        let bytes = fixture.secret(NANO).program.layout().unwrap().correction_bytes() as usize;
-        peer.forged.insert((NANO.code(), counter), vec![0; bytes]);
-        session.infer(request(Slot::Router), &fixture.input(0)).unwrap();
+        let bytes = fixture.secret(MIDDLE).program.layout().unwrap().correction_bytes() as usize;
+        peer.forged.insert((MIDDLE.code(), counter), vec![0; bytes]);
+        session.infer(Request { lambda: 300, ..request(Slot::Router) }, &fixture.input(0)).unwrap();
         let outcome = carry(&mut session, &mut peer, usize::MAX, u64::MAX, &mut Crossed::default());
         match wanted {
             Some(error) => {
@@ -571,8 +564,8 @@ fn offered_counters_that_are_spent_or_far_ahead_are_refused() {
                 assert!(peer.runs.iter().all(|run| run.slot == Slot::Router || run.up.is_empty()));
             }
             None => {
-                assert_eq!(outcome, Outcome::Event(Event::Routed(NANO)));
-                assert_eq!(store.0.borrow().burned, [(Slot::Router, 0), (NANO, 5)]);
+                assert_eq!(outcome, Outcome::Event(Event::Routed(MIDDLE)));
+                assert_eq!(store.0.borrow().burned, [(Slot::Router, 0), (MIDDLE, 5)]);
             }
         }
     }
@@ -837,14 +830,29 @@ fn a_buffer_that_is_too_small_is_named_with_what_it_needs() {
         assert!(
             matches!(session.prepare(LARGE), Err(SessionError::Buffer(error) | SessionError::Device(DeviceError::Buffer(error))) if error == wanted)
         );
-        // The router is told, and a server that routes there all the same is refused.
-        peer.route = Some(Route { slot: LARGE, counter: 0 });
-        session.infer(request(Slot::Router), &fixture.input(0)).unwrap();
-        let outcome = carry(&mut session, &mut peer, usize::MAX, u64::MAX, &mut Crossed::default());
-        assert_eq!(outcome, Outcome::Failed(SessionError::Buffer(wanted)));
+        // The router is told, and whatever it says, the model that does not fit is not asked for.
+        for told in 0..64u8 {
+            for slot in [Slot::Router, NANO, Slot::Model(1)] {
+                session.prepare(slot).unwrap();
+                assert_eq!(event(&mut session, &mut peer), Event::Prepared(slot));
+            }
+            // Indices of the trunk's table and of the signs; then the choice.
+            let mut left = 3;
+            peer.tamper = Some(Box::new(move |_, (kind, mut payload)| {
+                left -= usize::from(left > 0 && kind == FRAME_DATA);
+                if left == 0 && kind == FRAME_DATA {
+                    payload[0] = told.wrapping_mul(37);
+                    left = usize::MAX;
+                }
+                vec![(kind, payload)]
+            }));
+            session.infer(request(Slot::Router), &fixture.input(0)).unwrap();
+            let routed = event(&mut session, &mut peer);
+            assert!(matches!(routed, Event::Routed(NANO | Slot::Model(1))), "{routed:?}");
+            peer.tamper = None;
+            assert_eq!(event(&mut session, &mut peer), Event::Answer);
+        }
         assert_eq!(peer.infers[0].allowed, 0b011);
-        shut(session);
-        assert!(memory.is_wiped());
     }
 
     let (mut memory, store) = (Memory { input: vec![0; 47], ..Memory::default() }, Store::default());

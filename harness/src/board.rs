@@ -256,7 +256,7 @@ pub enum Line {
     Prepared(Slot, Moved),
     /// The router chose, in one online span.
     Routed(Slot),
-    /// An answer, in one online span behind the route.
+    /// An answer, in one online span: behind that of the route, if there is one.
     Answer {
         /// Which input.
         index: usize,

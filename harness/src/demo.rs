@@ -12,7 +12,7 @@ use secure_router::board::{self, Board};
 use secure_router::pool::{Examples, Pool, slot_name};
 use secure_router_core::circuit::{Program, Slot};
 use secure_router_core::cost::{Cost, router_scores};
-use secure_router_core::routing::{Routing, settled};
+use secure_router_core::routing::Routing;
 use secure_router_core::session::LinkProfile;
 use secure_router_core::spec::ModelSpec;
 use serde::Serialize;
@@ -338,9 +338,11 @@ fn case(pool: &Pool, examples: &Examples, scores: &[i32], answer: Answer) -> Res
         let choice = pool.reference(slot, input, scores)?;
         let winner = match pool.spec.routing {
             Routing::Private { .. } => choice.first().map(|index| *index as u8),
-            Routing::Open | Routing::Device => choice.iter().position(|one| *one == 1).map(|index| index as u8),
+            Routing::Open | Routing::Device => {
+                choice.iter().take(pool.spec.models.len()).position(|one| *one == 1).map(|index| index as u8)
+            }
         };
-        Slot::Model(settled(winner, scores))
+        Slot::Model(winner.unwrap_or(0))
     } else {
         slot
     };

@@ -230,16 +230,16 @@ impl Party<'_> {
         let before = self.moved;
         let start = Instant::now();
         self.session.infer(request, input)?;
-        let mut model = request.slot;
         loop {
             match self.event().await? {
-                Event::Routed(slot) => model = slot,
+                Event::Routed(_) => {}
                 Event::Answer => break,
-                Event::Refused(refusal) => bail!("the server refused: {refusal}"),
+                Event::Refused(refusal) => bail!("refused: {refusal}"),
                 event => bail!("the server answered with {event:?}"),
             }
         }
         let latency_ms = start.elapsed().as_secs_f64() * 1e3;
+        let model = self.session.answered_by().context("nobody answered")?;
         let own = self.session.pool().is_some_and(|pool| pool.router_answers(model));
         let used = [request.slot, model];
         let used = if request.slot == model || own { &used[..1] } else { &used[..] };

@@ -182,13 +182,16 @@ impl Figures {
         let mut running = files.start_fresh(plan, server)?;
         let mut spans = Vec::new();
         (self.names, self.unfit) = Default::default();
+        let mut own = None;
         while let Some(line) = running.next_line()? {
             match line {
                 Line::Program(slot, name) => self.names.push((slot, name)),
-                Line::Own(_) => {}
+                Line::Own(slot) => own = Some(slot),
                 Line::Unfit(slot) => self.unfit.push(slot),
                 Line::Prepared(slot, _) => spans.push(Span::Offline(slot)),
                 Line::Routed(model) => spans.push(Span::Route(model)),
+                // A router that answers itself has chosen and answered in one.
+                Line::Answer { asked: Slot::Router, model, .. } if own == Some(model) => spans.push(Span::Route(model)),
                 Line::Answer { asked, model, .. } => spans.push(Span::Answer(asked, model)),
                 Line::Stack(bytes) => self.stack = self.stack.max(bytes),
             }

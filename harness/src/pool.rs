@@ -172,7 +172,7 @@ impl Pool {
     }
 
     /// The clear-text reference, rounding to nearest: logits, or the router's one-hot, which private
-    /// routing opens as an index.
+    /// routing tells as an index.
     ///
     /// # Errors
     /// [`clear::ClearError`], and a slot that the pool does not have.

@@ -6,13 +6,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use secure_router_core::channel::{Link as Kind, PublicKey, StaticSecret, buffer_bytes};
-use secure_router_core::circuit::{MessageKind, Program, SLOTS, Slot};
+use secure_router_core::circuit::{Program, SLOTS, Slot};
 use secure_router_core::cost::router_scores;
 use secure_router_core::keys::server_key;
+use secure_router_core::routing::Routing;
 use secure_router_core::server::{self, Server, Stock, Turn};
 use secure_router_core::session::{
-    Control, FRAME_CONTROL, FRAME_DATA, FRAME_PAYLOAD, Infer, Prepare, PreparedStock, Refusal, Route, SlotStock,
-    ToDevice, ToServer, Welcome,
+    Control, FRAME_CONTROL, FRAME_DATA, FRAME_PAYLOAD, Infer, Prepare, PreparedStock, Refusal, SlotStock, ToDevice,
+    ToServer, Welcome,
 };
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -238,46 +239,21 @@ impl<H: Host> Service<H> {
         Ok(link.flush().await?)
     }
 
-    /// Online: the router and then the model it chooses, or one model.
+    /// Online: runs one program.
     async fn infer(
         &self,
         link: &mut DeviceLink<'_, H>,
         key: &PublicKey,
         device: &ServerDevice,
-        infer: Infer,
+        Infer { slot, counter, lambda, allowed, link: profile }: Infer,
     ) -> Result<(), Ended> {
-        let scores = router_scores(&self.pool.spec, infer.lambda, infer.allowed, &infer.link)?;
-        // A router that has answered itself leaves nothing to run.
-        let chosen = self.program(link, key, device, infer.slot, infer.counter, &scores, false).await?;
-        let Some(slot) = chosen else { return Ok(()) };
-        let stock = self.stored(slot, |store| store.stock(key, slot)).await?;
-        if stock.ready == 0 {
-            return Err(Ended::Refused(Refusal::StockEmpty(slot)));
-        }
-        say(link, &ToDevice::Route(Route { slot, counter: stock.first }))?;
-        link.flush().await?;
-        self.program(link, key, device, slot, stock.first, &scores, true).await?;
-        Ok(())
-    }
-
-    /// Runs one program; of a router whose choice the server learns, returns the model that is to run
-    /// next. `routed`: a router's run led to it, which took a message and was charged for the answer.
-    #[expect(clippy::too_many_arguments, reason = "one run's whole context")]
-    async fn program(
-        &self,
-        link: &mut DeviceLink<'_, H>,
-        key: &PublicKey,
-        device: &ServerDevice,
-        slot: Slot,
-        counter: u64,
-        scores: &[i32],
-        routed: bool,
-    ) -> Result<Option<Slot>, Ended> {
+        let scores = router_scores(&self.pool.spec, lambda, allowed, &profile)?;
         let program = Program::of(&self.pool.spec, slot)?;
         let secrets = self.pool.secrets(slot).ok_or(Ended::Control)?;
         // Spent before a byte of the masked input is read: a link that ends inside the input leaves
         // no counter that a device put back to an old state could use for another one.
-        let free = routed || !program.leads_to_answer();
+        // A route that only quotas see is no answer; any other counts, and so does what is asked for next.
+        let free = matches!(program, Program::Router { routing: Routing::Device, .. });
         let charge = if free { Charge::Free } else { Charge::Answer { most: device.queries } };
         let spent = self.stored(slot, |store| store.spend(key, slot, counter, &self.fingerprint, charge)).await;
         if let Err(Ended::Refused(refusal @ (Refusal::Counter(_) | Refusal::Store))) = spent {
@@ -294,24 +270,15 @@ impl<H: Host> Service<H> {
         let mut work = vec![0; server::work_words(&program)?];
         let stock = Stock { correlations: &item.correlations, corrections: &item.corrections };
         let run_key = server_key(&device.dealer_seed(), &self.fingerprint, slot, counter);
-        let mut run = Server::new(program, secrets.parameters(), run_key, stock, scores, &mut work)?;
+        let mut run = Server::new(program, secrets.parameters(), run_key, stock, &scores, &mut work)?;
 
-        let mut meter = Meter { half_trips: u32::from(routed), ..Meter::default() };
+        let mut meter = Meter::default();
         meter.turn(true);
         meter.computing(|| run.receive(&input))?;
         let mut message = Vec::new();
-        let mut own_answer = false;
         loop {
             match run.turn() {
                 Turn::Done => break,
-                // A router's own answer is for its own model only.
-                Turn::Send(next) if program.answers() && next.kind == MessageKind::Reveal && !own_answer => {
-                    let Some(own) = run.choice()?.filter(|chosen| self.pool.spec.router_answers(*chosen)) else {
-                        break;
-                    };
-                    say(link, &ToDevice::Route(Route { slot: own, counter: 0 }))?;
-                    own_answer = true;
-                }
                 Turn::Send(next) => {
                     meter.turn(false);
                     message.resize(next.bytes(), 0);
@@ -327,7 +294,7 @@ impl<H: Host> Service<H> {
             }
         }
         self.record(slot, &meter);
-        if own_answer { Ok(None) } else { Ok(run.choice()?) }
+        Ok(())
     }
 
     fn record(&self, slot: Slot, meter: &Meter) {

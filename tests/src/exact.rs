@@ -85,7 +85,7 @@ impl Exact {
                 let mut choice = self.run(device, Slot::Router, counter, input, &scores)?;
                 let own = choice.split_off(self.pool.spec.models.len());
                 let winner = choice.iter().position(|one| *one == 1).map(|index| index as u8);
-                let chosen = Slot::Model(settled(winner, &scores));
+                let chosen = Slot::Model(settled(winner.unwrap_or(0), allowed));
                 match *rest {
                     [] if self.pool.spec.router_answers(chosen) => own,
                     [(model, counter)] if model == chosen => self.run(device, model, counter, input, &[])?,

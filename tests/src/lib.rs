@@ -266,11 +266,10 @@ impl Device {
     /// The session's, or a refusal.
     pub async fn ask(&mut self, request: Request, input: &[i16]) -> Result<Slot> {
         self.session.infer(request, input)?;
-        let mut model = request.slot;
         loop {
             match self.event().await? {
-                Event::Routed(chosen) => model = chosen,
-                Event::Answer => return Ok(model),
+                Event::Routed(_) => {}
+                Event::Answer => return self.session.answered_by().context("nobody answered"),
                 Event::Refused(refusal) => bail!("{refusal}"),
                 event => bail!("unexpected {event:?}"),
             }

@@ -49,7 +49,9 @@ impl Added {
             self.dealer += NIBBLES * elements * (u64::from(gate.out.bits) + 8 * TAG) / 8;
             self.blocks_online += 4 * elements;
         }
-        if entries > 0 {
+        // What is told is not answered.
+        let told = matches!(gate.response, Response::Tell { .. });
+        if entries > 0 && !told {
             // A tag for each entry.
             self.up += TAG;
             self.dealer += TAG * elements * entries;
@@ -60,7 +62,7 @@ impl Added {
             self.dealer += WORD * elements;
         }
         // A word for each mask of a wire.
-        if !matches!(gate.response, Response::Reveal { .. }) {
+        if !told && !matches!(gate.response, Response::Reveal { .. }) {
             self.dealer += WORD * elements;
         }
         if let Operand::Product(_) = gate.operand {

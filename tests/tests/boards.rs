@@ -300,14 +300,14 @@ fn desktop(bench: &Bench) -> (Transcript, Vec<Answered>) {
                 }
             }
             session.infer(Request { slot, lambda: bench.plan.lambda, link: LinkProfile::UART }, input).unwrap();
-            let mut model = slot;
             loop {
                 match driver::run(&mut link, &mut session).unwrap() {
-                    Event::Routed(chosen) => model = chosen,
+                    Event::Routed(_) => {}
                     Event::Answer => break,
                     event => panic!("{event:?}"),
                 }
             }
+            let model = session.answered_by().unwrap();
             answers.push((index, slot, model, session.class().unwrap(), session.logits().collect()));
         }
     }

@@ -92,15 +92,17 @@ async fn a_device_with_a_privacy_budget_meets_no_open_routing() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_budget_of_answers_is_given_to_the_last_and_survives_a_restart() -> Result<()> {
-    let budget = Budgets { queries: Some(3), ..Budgets::default() };
+    let budget = Budgets { queries: Some(5), ..Budgets::default() };
     let mut parties = Parties::start_with(&[("a", budget)], pool(Routing::Open)?).await?;
     let (input, spent) = (&examples()?.inputs[0], Event::Refused(Refusal::QueryBudget));
     let mut a = parties.connect("a").await?;
     for _ in 0..2 {
         a.prepare_all().await?;
     }
-    // One by the router, whichever model it takes, and one by name.
-    a.infer(Slot::Router, input).await?;
+    // One by the router that answers itself, two by the router that goes on to another model, and one by name.
+    let routed = |lambda| Request { slot: Slot::Router, lambda, link: LinkProfile::UART };
+    assert_eq!(a.ask(routed(300), input).await?, NANO);
+    assert_ne!(a.ask(routed(0), input).await?, NANO);
     a.infer(NANO, input).await?;
     drop(a);
     parties.restart(pool(Routing::Open)?).await?;

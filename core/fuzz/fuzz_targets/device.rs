@@ -10,7 +10,7 @@ use secure_router_core::circuit::Slot;
 use secure_router_core::routing::Routing;
 use secure_router_core::session::{
     Control, DeviceIdentity, DeviceMemory, DeviceSession, Event, FRAME_CONTROL, FRAME_DATA, FRAME_PAYLOAD, LinkProfile,
-    PreparedStock, Refusal, Request, Route, SessionError, SlotStock, ToDevice, Welcome,
+    PreparedStock, Refusal, Request, SessionError, SlotStock, ToDevice, Welcome,
 };
 
 /// Takes what the device sends and throws it away.
@@ -88,12 +88,6 @@ fuzz_target!(|data: &[u8]| {
                 Some(control(ToDevice::Welcome(Welcome { pool, stock: [stock].into_iter().collect() })))
             }
             2 => Some(control(ToDevice::Prepared(PreparedStock { stock }))),
-            3 => {
-                if matches!(slot, Slot::Model(0..3)) {
-                    frames = server_frames(slot, routing);
-                }
-                Some(control(ToDevice::Route(Route { slot, counter })))
-            }
             4 => Some(control(ToDevice::Refused(Refusal::Counter(slot)))),
             5..=8 if !frames.is_empty() => {
                 // What the protocol expects, in length.
@@ -134,6 +128,9 @@ fuzz_target!(|data: &[u8]| {
             if peer.send(kind, &payload).is_ok() {
                 outcome = carry(&mut session, &mut peer);
             }
+        }
+        if let Ok(Some(Event::Routed(chosen))) = outcome {
+            frames = server_frames(chosen, routing);
         }
         if let Ok(Some(Event::Answer)) = outcome {
             assert_eq!(session.logits().count(), 3);

@@ -3,7 +3,7 @@
 use super::error::ChannelError;
 use super::noise::TAG_BYTES;
 
-/// The version in the preamble. Any change of the bytes on the wire changes it.
+/// The version in the preamble. Any change of the channel's own bytes changes it; of what it carries, [`SPEC_VERSION`](crate::spec::SPEC_VERSION).
 pub const PROTOCOL_VERSION: u8 = 1;
 
 const MAGIC: [u8; 2] = *b"SR";

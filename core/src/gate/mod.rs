@@ -9,6 +9,7 @@
 //! | [`remask`] | response: shared again as it is |
 //! | [`requantise`] | response: rounding |
 //! | [`table`] | response: any element-wise function |
+//! | [`tell`] | response: the same, for the device |
 //!
 //! The input and output gates have no arithmetic of their own: the device adds its wire masks to
 //! its input, and subtracts the operand's mask from what the server reveals.
@@ -20,6 +21,7 @@ pub mod product;
 pub mod remask;
 pub mod requantise;
 pub mod table;
+pub mod tell;
 
 /// What gates compute in: the ring for shares, `i64` for the clear-text reference.
 pub trait Scalar: Copy {

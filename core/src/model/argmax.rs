@@ -1,12 +1,12 @@
-//! The argmax under sharing, in two round trips, of one group of items or of two at once.
+//! The argmax under sharing, in one round trip and a message, of one group of items or of two at once.
 //!
-//! A sign table on all pairwise differences, and a table on what the signs say: for a one-hot, each
-//! item's wins and whether they are a full score; for an index, the group's whole tournament at once,
+//! A sign table on all pairwise differences, and a table on what the signs say, which the device is told: for a one-hot,
+//! each item's wins and whether they are a full score; for an index, the group's whole tournament at once,
 //! which is one element that no party can turn into more than one of the items. The items are the
 //! accumulators of a linear gate, and the opening of a difference rounds it: of two items that differ by less
 //! than a step the earlier may win though it is the smaller, and of equal ones it does. Items that are neighbours within a
 //! step may beat one another in a circle, so that nobody has a full score: a one-hot of zeros, which
-//! [`settled`](crate::routing::settled) and readers of a label take for the first item of all.
+//! readers take for the first item of all.
 
 use crate::circuit::{Circuit, Combination, Combine, Groups, Lookup, Operand, Party, Table, Wire};
 use crate::routing::MAX_PRIVATE_MODELS;
@@ -19,37 +19,27 @@ const _: () = assert!(
         && ONE_HOT_BITS <= INDEX_BITS
 );
 
-/// Bits of a one-hot: 0 and 1, read as signed.
-pub(crate) const ONE_HOT_BITS: u8 = 2;
+/// Bits of a one-hot's element; one would do.
+const ONE_HOT_BITS: u8 = 2;
 /// Bits of an index.
 const INDEX_BITS: u8 = 3;
 
-/// The one-hots of the largest of each group of `items`; the server learns the first `opened`
-/// elements.
-pub(crate) fn argmax<P: Party>(
-    circuit: &mut Circuit<'_, P>,
-    items: Items,
-    groups: Groups,
-    opened: u16,
-) -> Result<Wire, P::Error> {
+/// Tells the device the one-hots of the largest of each group of `items`.
+pub(crate) fn argmax<P: Party>(circuit: &mut Circuit<'_, P>, items: Items, groups: Groups) -> Result<(), P::Error> {
     let opening = Opening { shift: 0, index_bits: win_bits(groups.largest()) };
     let [first, rest] = groups.0;
-    let lookup = Lookup { first: full(first), split: first.into(), rest: full(rest), opened: opened.into() };
+    let lookup = Lookup { first: full(first), split: first.into(), rest: full(rest) };
     decide(circuit, items, groups, Combination::Wins, opening, lookup, ONE_HOT_BITS)
 }
 
-/// The index of the largest of the first group, of at most [`MAX_PRIVATE_MODELS`] items, which the
-/// server learns; and behind it the one-hot of the other group.
-pub(crate) fn open_index<P: Party>(
-    circuit: &mut Circuit<'_, P>,
-    items: Items,
-    groups: Groups,
-) -> Result<Wire, P::Error> {
+/// Tells the device the index of the largest of the first group, of at most [`MAX_PRIVATE_MODELS`] items, or the one that
+/// the dealer has put in its place; and behind it the one-hot of the other group.
+pub(crate) fn tell_index<P: Party>(circuit: &mut Circuit<'_, P>, items: Items, groups: Groups) -> Result<(), P::Error> {
     let [first, rest] = groups.0;
     // With a sign that is always 0.
     let tournament = Groups::one(first).pair_count() as u8 + 1;
     let opening = Opening { shift: 0, index_bits: tournament.max(win_bits(rest)) };
-    let lookup = Lookup { first: Table::Winner(first), split: 1, rest: full(rest), opened: 1 };
+    let lookup = Lookup { first: Table::Winner(first), split: 1, rest: full(rest) };
     decide(circuit, items, groups, Combination::Tournament, opening, lookup, INDEX_BITS)
 }
 
@@ -78,9 +68,10 @@ fn decide<P: Party>(
     opening: Opening,
     lookup: Lookup,
     bits: u8,
-) -> Result<Wire, P::Error> {
+) -> Result<(), P::Error> {
     let differences = Combination::Differences { scale: difference.shift };
     let differences = Operand::Combine(Combine { wire, combination: differences, groups });
     let signs = circuit.table(differences, difference, Table::Sign, opening.bits())?;
-    circuit.table(Operand::Combine(Combine { wire: signs, combination, groups }), opening, lookup, bits)
+    circuit.tell(Operand::Combine(Combine { wire: signs, combination, groups }), opening, lookup, bits)?;
+    Ok(())
 }

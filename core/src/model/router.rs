@@ -1,20 +1,18 @@
 //! The oblivious router: a utility per model, less its cost, and an argmax, all under sharing.
 //!
 //! A utility is an accumulator of the trunk's last linear gate: how likely the model is to be right, in steps of
-//! `2^shift` of the opening of differences. Equal scores go to the earlier model. The policy says to whom the choice is
-//! opened: to the server, as a one-hot or, where the dealer adds noise, as an index (its entries in the last table carry
-//! no mask); or to the device, as a label is.
+//! `2^shift` of the opening of differences. Equal scores go to the earlier model. The choice is told to the device, which
+//! asks for that model as for any: as a one-hot, or as an index where the dealer adds noise. The server learns it from what the
+//! device asks for next, and that is the affair of the policy.
 //!
 //! A router that answers is the first model with more outputs: its logits are compared in the same
-//! openings as the utilities and become a label beside the route. If the route is the first model,
-//! the server reveals that label and nothing is left to run; else, and when the device alone learns the
-//! route, it is never revealed.
+//! openings as the utilities and become a label beside the route. If the route is the first model, nothing is left to run.
 
 use crate::circuit::{Circuit, Combination, Combine, Groups, Operand, Party};
 use crate::routing::Routing;
 use crate::spec::{MAX_TABLE_BITS, Output, RouterSpec};
 
-use super::{Items, ONE_HOT_BITS, argmax, open_index, trunk};
+use super::{Items, argmax, tell_index, trunk};
 
 /// Steps between the least utility of interest and certainty. Utilities are not cut at either end.
 pub const UTILITY_MAX: i32 = 255;
@@ -25,8 +23,7 @@ pub const COST_BIAS_MAX: i32 = UTILITY_SPREAD + UTILITY_MAX + 1;
 
 const _: () = assert!(UTILITY_SPREAD + COST_BIAS_MAX < 1 << (MAX_TABLE_BITS - 1));
 
-/// Scores `models` models, opens the best to whom `routing` says and reveals the first model's answer
-/// to the device, if the router gives it.
+/// Scores `models` models and tells the device the best of them, and the first model's answer if the router gives it.
 ///
 /// # Errors
 /// The party's.
@@ -41,27 +38,18 @@ pub fn router<P: Party>(
     let estimates = trunk(circuit, &spec.trunk, all.items())?;
     let wire = circuit.remask(estimates, spec.trunk.output_bits)?;
     let items = Items { wire, difference: spec.trunk.difference() };
-    // Logits are revealed as they are: there is no label to compare them for.
-    let groups = if output == Output::Label { all } else { Groups([models, 0]) };
-    let (best, decided) = match routing {
-        Routing::Open => (argmax(circuit, items, groups, models)?, groups),
-        Routing::Private { .. } => (open_index(circuit, items, groups)?, Groups([1, groups.0[1]])),
-        Routing::Device => {
-            let route = Groups::one(models);
-            let wire = argmax(circuit, items, route, 0)?;
-            circuit.reveal(
-                Operand::Combine(Combine { wire, combination: Combination::Last, groups: route }),
-                ONE_HOT_BITS,
-            )?;
-            return Ok(());
-        }
-    };
+    let route = Groups([models, 0]);
+    match (routing, output) {
+        (Routing::Device, _) => return argmax(circuit, items, route),
+        (Routing::Open, Output::Label) => return argmax(circuit, items, all),
+        (Routing::Private { .. }, Output::Label) => return tell_index(circuit, items, all),
+        // Logits are revealed as they are: there is no label to compare them for.
+        (Routing::Open, Output::Logits) => argmax(circuit, items, route)?,
+        (Routing::Private { .. }, Output::Logits) => tell_index(circuit, items, route)?,
+    }
     if spec.answers > 0 {
-        let (wire, groups, bits) = match output {
-            Output::Label => (best, decided, ONE_HOT_BITS),
-            Output::Logits => (wire, all, spec.trunk.output_bits),
-        };
-        circuit.reveal(Operand::Combine(Combine { wire, combination: Combination::Last, groups }), bits)?;
+        let logits = Combine { wire, combination: Combination::Last, groups: all };
+        circuit.reveal(Operand::Combine(logits), spec.trunk.output_bits)?;
     }
     Ok(())
 }

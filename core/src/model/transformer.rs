@@ -10,14 +10,12 @@
 
 use heapless::Vec;
 
-use crate::circuit::{
-    Circuit, CircuitError, Combination, Combine, Groups, HeadView, Linear, MAX_TERMS, Operand, Party, Product, Wire,
-};
+use crate::circuit::{Circuit, CircuitError, Groups, HeadView, Linear, MAX_TERMS, Operand, Party, Product, Wire};
 use crate::spec::{ModelSpec, Output};
 
-use super::{Items, ONE_HOT_BITS, argmax};
+use super::{Items, argmax};
 
-/// The answer of `spec`, revealed to the device: its logits, or the one-hot of the largest.
+/// The answer of `spec`, for the device: its logits, or the one-hot of the largest.
 ///
 /// For a label, of two logits that differ by less than one step of [`ModelSpec::difference`] either may win.
 ///
@@ -36,9 +34,7 @@ pub fn transformer<P: Party>(
     }
     let groups = Groups::one(classes);
     let wire = circuit.remask(logits, spec.output_bits)?;
-    let label = argmax(circuit, Items { wire, difference: spec.difference() }, groups, 0)?;
-    circuit.reveal(Operand::Combine(Combine { wire: label, combination: Combination::Last, groups }), ONE_HOT_BITS)?;
-    Ok(())
+    argmax(circuit, Items { wire, difference: spec.difference() }, groups)
 }
 
 /// Everything up to the last linear gate, of `outputs` outputs, which the caller opens.

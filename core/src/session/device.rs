@@ -9,7 +9,6 @@ use core::fmt;
 
 use heapless::Vec;
 use rand_core::TryCryptoRng;
-use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 use zeroize::Zeroize;
 
 use crate::channel::{Channel, ChannelError, Link, PublicKey, StaticSecret, buffer_bytes};
@@ -17,13 +16,13 @@ use crate::circuit::{CircuitError, Program, SLOTS, Slot};
 use crate::device::{self, DeviceError, Offline, Online, Outgoing, Step};
 use crate::error::BufferError;
 use crate::keys::DeviceSeeds;
-use crate::routing::Routing;
+use crate::routing::{Routing, settled};
 use crate::spec::{PoolSpec, SpecError};
 
 use super::counters::{CounterError, Counters, MAX_COUNTER_SKIP};
 use super::message::{
     Control, FRAME_CONTROL, FRAME_DATA, FRAME_PAYLOAD, Hello, Infer, LinkProfile, Prepare, PreparedStock, Refusal,
-    Route, SlotStock, ToDevice, ToServer,
+    SlotStock, ToDevice, ToServer,
 };
 
 /// Bytes of session state, without the lent buffers; for memory budgets.
@@ -79,14 +78,15 @@ pub enum Event {
     Ready,
     /// An inference of this program is in stock.
     Prepared(Slot),
-    /// The router chose this model; its answer follows by itself.
+    /// The router chose this model; its answer follows by itself. Where the router has it already
+    /// [`Answer`](Self::Answer) comes instead.
     Routed(Slot),
     /// The router chose this model and told this device alone; the session is idle. What is asked for next
     /// must not depend on it, or the server learns it: see [`crate::quota`].
     Advised(Slot),
-    /// The answer is in [`DeviceSession::logits`].
+    /// The answer is in [`DeviceSession::logits`], and whose it is in [`DeviceSession::answered_by`].
     Answer,
-    /// The server refused the request; the session goes on.
+    /// The request was refused, by the server or for want of stock; the session goes on.
     Refused(Refusal),
 }
 
@@ -234,31 +234,18 @@ enum State {
         counter: u64,
     },
     Inferring {
-        announce: Option<Infer>,
-        /// The route is still to come.
-        router: bool,
+        announced: bool,
+        /// What is asked for; the router's request is followed by one like it for its choice.
+        infer: Infer,
         online: Online,
     },
-    AwaitRoute,
     Closed,
-}
-
-impl State {
-    /// Whether the router has done all but to say what it chose.
-    fn awaits_route(&self) -> bool {
-        match self {
-            Self::AwaitRoute => true,
-            Self::Inferring { router, online, .. } => *router && online.awaits_route(),
-            _ => false,
-        }
-    }
 }
 
 /// A control message, without what a welcome holds.
 enum Heard {
     Welcome,
     Prepared(PreparedStock),
-    Route(Route),
     Refused(Refusal),
 }
 
@@ -279,6 +266,7 @@ pub struct DeviceSession<'b, C> {
     /// Bytes of the outgoing frame that are filled while more input is needed to complete it.
     filled: usize,
     classes: usize,
+    answered_by: Option<Slot>,
 }
 
 impl<'b, C: Counters> DeviceSession<'b, C> {
@@ -343,6 +331,7 @@ impl<'b, C: Counters> DeviceSession<'b, C> {
             used: None,
             filled: 0,
             classes: 0,
+            answered_by: None,
         }
     }
 
@@ -415,13 +404,12 @@ impl<'b, C: Counters> DeviceSession<'b, C> {
         if stock.ready == 0 {
             return Err(SessionError::StockEmpty(slot));
         }
-        let announce =
-            Infer { slot, counter: stock.first, lambda: request.lambda, allowed: self.allowed(), link: request.link };
-        if slot == Slot::Router && announce.allowed == 0 {
+        let allowed = self.allowed();
+        if slot == Slot::Router && allowed == 0 {
             // No model could follow: the router's stock would be spent for nothing.
             self.fits(Slot::Model(0))?;
         }
-        self.burn(slot, stock.first, Some(announce))?;
+        self.burn(Infer { slot, counter: stock.first, lambda: request.lambda, allowed, link: request.link })?;
         for (slot, value) in self.input.iter_mut().zip(input) {
             *slot = *value;
         }
@@ -472,6 +460,12 @@ impl<'b, C: Counters> DeviceSession<'b, C> {
                 _ => Some((class, logit)),
             })
             .map(|(class, _)| class)
+    }
+
+    /// Whose answer stands in [`logits`](Self::logits): the model that was asked for, or that the router chose.
+    #[must_use]
+    pub const fn answered_by(&self) -> Option<Slot> {
+        if self.classes > 0 { self.answered_by } else { None }
     }
 
     /// Whether the session is closed.
@@ -560,7 +554,8 @@ impl<'b, C: Counters> DeviceSession<'b, C> {
     /// Burns `counter` and only then makes anything that depends on its masks: the online phase
     /// that the session is in from here on.
     #[inline(never)]
-    fn burn(&mut self, slot: Slot, counter: u64, announce: Option<Infer>) -> Result<(), SessionError> {
+    fn burn(&mut self, infer: Infer) -> Result<(), SessionError> {
+        let Infer { slot, counter, .. } = infer;
         let program = self.program(slot)?;
         self.fresh(slot, counter)?;
         self.counters.burn(slot, counter)?;
@@ -571,7 +566,7 @@ impl<'b, C: Counters> DeviceSession<'b, C> {
         }
         let keys = self.seeds.keys(&self.fingerprint()?, slot, counter);
         let online = Online::new(program, keys, self.work.len())?;
-        self.state = State::Inferring { announce, router: slot == Slot::Router, online };
+        self.state = State::Inferring { announced: false, infer, online };
         Ok(())
     }
 
@@ -586,8 +581,6 @@ impl<'b, C: Counters> DeviceSession<'b, C> {
             Arrived::Identity(_) => Err(SessionError::Frame),
             Arrived::Frame { kind: FRAME_CONTROL, .. } => self.control(),
             Arrived::Frame { kind: FRAME_DATA, len } => match &self.state {
-                // A router's own answer follows its route.
-                State::Inferring { router: true, online, .. } if online.awaits_route() => Err(SessionError::Frame),
                 State::Inferring { online, .. } if len > 0 && len == online.inbound().min(FRAME_PAYLOAD) => {
                     self.used = Some(0);
                     self.pump()
@@ -610,7 +603,6 @@ impl<'b, C: Counters> DeviceSession<'b, C> {
             }
             ToDevice::Welcome(_) => return Err(SessionError::Control),
             ToDevice::Prepared(prepared) => Heard::Prepared(prepared),
-            ToDevice::Route(route) => Heard::Route(route),
             ToDevice::Refused(refusal) => Heard::Refused(refusal),
         })
     }
@@ -651,31 +643,55 @@ impl<'b, C: Counters> DeviceSession<'b, C> {
                 self.state = State::Idle;
                 Ok(Some(Event::Prepared(slot)))
             }
-            (Heard::Route(Route { slot: slot @ Slot::Model(0), .. }), State::Inferring { router, online, .. })
-                if *router && online.awaits_route() =>
-            {
-                *router = false;
-                Ok(Some(Event::Routed(slot)))
-            }
-            (Heard::Route(Route { slot: slot @ Slot::Model(_), counter }), state) if state.awaits_route() => {
-                self.fits(slot)?;
-                self.burn(slot, counter, None)?;
-                self.pump()?;
-                Ok(Some(Event::Routed(slot)))
-            }
-            (Heard::Refused(refusal), State::AwaitPrepared { .. } | State::AwaitRoute | State::Inferring { .. }) => {
-                self.input.zeroize();
-                self.work.zeroize();
-                self.filled = 0;
-                self.state = State::Idle;
+            (Heard::Refused(refusal), State::AwaitPrepared { .. } | State::Inferring { .. }) => {
+                self.give_up();
                 Ok(Some(Event::Refused(refusal)))
             }
             _ => Err(SessionError::Control),
         }
     }
 
+    /// Ends a request without an answer.
+    fn give_up(&mut self) {
+        self.input.zeroize();
+        self.work.zeroize();
+        self.filled = 0;
+        self.state = State::Idle;
+    }
+
+    /// Ends a program: with its answer, or with what a router chose.
+    #[inline(never)]
+    fn finish(&mut self, infer: Infer, route: u8) -> Result<Event, SessionError> {
+        let program = self.program(infer.slot)?;
+        let chosen = match program {
+            Program::Model { .. } => infer.slot,
+            Program::Router { routing: Routing::Device, .. } => {
+                self.give_up();
+                return Ok(Event::Advised(Slot::Model(route)));
+            }
+            Program::Router { .. } => Slot::Model(settled(route, infer.allowed)),
+        };
+        if infer.slot == chosen || program.answers() && matches!(chosen, Slot::Model(0)) {
+            self.classes = self.pool.as_ref().map_or(0, |(pool, _)| usize::from(pool.classes));
+            self.answered_by = Some(chosen);
+            self.input.zeroize();
+            // Behind the logits stand masks.
+            self.work.get_mut(self.classes..).unwrap_or(&mut []).zeroize();
+            self.state = State::Idle;
+            return Ok(Event::Answer);
+        }
+        let stock = self.stock_of(chosen)?;
+        if stock.ready == 0 {
+            self.give_up();
+            return Ok(Event::Refused(Refusal::StockEmpty(chosen)));
+        }
+        self.burn(Infer { slot: chosen, counter: stock.first, ..infer })?;
+        Ok(Event::Routed(chosen))
+    }
+
     /// Works until a frame is pending, the peer's next frame is needed, or something happened.
     fn pump(&mut self) -> Result<Option<Event>, SessionError> {
+        let mut event = None;
         while self.channel.can_send() {
             match &mut self.state {
                 State::Greeting => {
@@ -703,12 +719,13 @@ impl<'b, C: Counters> DeviceSession<'b, C> {
                         Step::Done | Step::Input => self.state = State::AwaitPrepared { slot, counter },
                     }
                 }
-                State::Inferring { announce, router, online } => {
-                    if let Some(infer) = announce.take() {
+                State::Inferring { announced, infer, online } => {
+                    let infer = *infer;
+                    if !*announced {
+                        *announced = true;
                         self.say(&ToServer::Infer(infer))?;
                         continue;
                     }
-                    let router = *router;
                     let (held, room) = self.channel.exchange()?;
                     let mut rx = self.used.and_then(|used| held.get(used..)).unwrap_or(&[]);
                     let before = rx.len();
@@ -720,57 +737,28 @@ impl<'b, C: Counters> DeviceSession<'b, C> {
                     self.filled = if step == Step::Input { len } else { 0 };
                     match step {
                         Step::Flush => self.channel.seal(FRAME_DATA, len)?,
-                        Step::Input if left == 0 => return Ok(None),
+                        Step::Input if left == 0 => return Ok(event),
                         Step::Input => return Err(SessionError::Frame),
-                        Step::Done if router => {
-                            let (routing, models) =
-                                self.pool.as_ref().map(|(pool, _)| (pool.routing, pool.models.len())).unzip();
-                            if routing != Some(Routing::Device) {
-                                self.state = State::AwaitRoute;
-                                continue;
-                            }
-                            let model = first_one(self.work.get(..models.unwrap_or(0)).unwrap_or(&[]));
-                            self.input.zeroize();
-                            self.work.zeroize();
-                            self.state = State::Idle;
-                            return Ok(Some(Event::Advised(Slot::Model(model))));
-                        }
+                        // The request for what a router chose goes out with the event.
                         Step::Done => {
-                            self.classes = self.pool.as_ref().map_or(0, |(pool, _)| usize::from(pool.classes));
-                            self.input.zeroize();
-                            // Behind the logits stand masks.
-                            self.work.get_mut(self.classes..).unwrap_or(&mut []).zeroize();
-                            self.state = State::Idle;
-                            return Ok(Some(Event::Answer));
+                            let route = online.route();
+                            event = Some(self.finish(infer, route)?);
                         }
                     }
                 }
                 State::Closed => return Err(SessionError::Closed),
-                State::Connecting
-                | State::AwaitWelcome
-                | State::Idle
-                | State::AwaitPrepared { .. }
-                | State::AwaitRoute => return Ok(None),
+                State::Connecting | State::AwaitWelcome | State::Idle | State::AwaitPrepared { .. } => {
+                    return Ok(event);
+                }
             }
         }
-        Ok(None)
+        Ok(event)
     }
 
     fn say(&mut self, message: &ToServer) -> Result<(), SessionError> {
         let len = message.to_bytes(self.channel.outgoing()?).map_err(|_| SessionError::Control)?;
         Ok(self.channel.seal(FRAME_CONTROL, len)?)
     }
-}
-
-/// The place of the first 1, or 0: always a model, since an error would tell the server about what it revealed.
-fn first_one(one_hot: &[u32]) -> u8 {
-    let (mut place, mut found) = (0, Choice::from(0));
-    for (index, word) in (0u8..).zip(one_hot) {
-        let one = word.ct_eq(&1);
-        place.conditional_assign(&index, one & !found);
-        found |= one;
-    }
-    place
 }
 
 impl<C> Drop for DeviceSession<'_, C> {

@@ -124,17 +124,7 @@ pub struct PreparedStock {
     pub stock: SlotStock,
 }
 
-/// The router has chosen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Route {
-    /// The model.
-    pub slot: Slot,
-    /// Counter of its stock item; without meaning when the router itself answers for it.
-    #[serde(with = "postcard::fixint::le")]
-    pub counter: u64,
-}
-
-/// Why the server ends a request.
+/// Why a request ends without an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
@@ -200,8 +190,6 @@ pub enum ToDevice {
     Welcome(Welcome),
     /// See [`PreparedStock`].
     Prepared(PreparedStock),
-    /// See [`Route`].
-    Route(Route),
     /// See [`Refusal`].
     Refused(Refusal),
 }
@@ -243,7 +231,7 @@ pub trait Control: Serialize + for<'de> Deserialize<'de> {
 impl Control for ToServer {}
 impl Control for ToDevice {}
 
-/// Bytes of [`Infer`], [`Prepare`], [`PreparedStock`] and [`Route`] as messages, for the cost model.
+/// Bytes of [`Infer`], [`Prepare`] and [`PreparedStock`] as messages, for the cost model.
 /// `Slot::Router` and `Slot::Model` differ by one byte.
 #[must_use]
 pub fn encoded_bytes<M: Control>(message: &M) -> usize {

@@ -12,7 +12,6 @@
 //! | `Prepare`, corrections | | offline, per inference |
 //! | | `Prepared` | |
 //! | `Infer`, masked input | | then the gates' messages, in turn |
-//! | | `Route` | after a router, but for one that tells the device alone: the model chosen, answered by the masked input |
 //! | | `Refused` | at any of the server's turns; ends the request, not the session |
 //!
 //! The server refuses only when it has taken the device's whole message; but for an input whose counter
@@ -27,7 +26,7 @@ pub use counters::{CounterError, Counters, MAX_COUNTER_SKIP};
 pub use device::{DeviceIdentity, DeviceMemory, DeviceSession, Event, Request, SESSION_BYTES, SessionError};
 pub use message::{
     Control, FRAME_CONTROL, FRAME_DATA, FRAME_PAYLOAD, Hello, Infer, LinkProfile, MAX_CONTROL_BYTES, MessageError,
-    Prepare, PreparedStock, Refusal, Route, SlotStock, ToDevice, ToServer, Welcome, encoded_bytes,
+    Prepare, PreparedStock, Refusal, SlotStock, ToDevice, ToServer, Welcome, encoded_bytes,
 };
 
 use crate::channel::FRAME_OVERHEAD;

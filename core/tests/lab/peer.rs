@@ -14,7 +14,7 @@ use secure_router_core::routing::Routing;
 use secure_router_core::server::{Server, Stock, Turn, work_words};
 use secure_router_core::session::{
     Control, CounterError, Counters, DeviceIdentity, DeviceMemory, DeviceSession, Event, FRAME_CONTROL, FRAME_DATA,
-    FRAME_PAYLOAD, Hello, Infer, LinkProfile, Prepare, PreparedStock, Refusal, Request, Route, SessionError, SlotStock,
+    FRAME_PAYLOAD, Hello, Infer, LinkProfile, Prepare, PreparedStock, Refusal, Request, SessionError, SlotStock,
     ToDevice, ToServer, Welcome,
 };
 use secure_router_core::spec::{ModelSpec, NamedModel, Opening, PoolSpec, RouterSpec};
@@ -258,7 +258,7 @@ pub type Offer = Box<dyn FnMut(&mut SlotStock)>;
 enum Work {
     Nothing,
     Collect { slot: Slot, counter: u64, got: Vec<u8> },
-    Run { server: Box<Server<'static>>, got: Vec<u8>, infer: Infer },
+    Run { server: Box<Server<'static>>, got: Vec<u8> },
 }
 
 /// The online run of one program, as the server saw it.
@@ -288,11 +288,7 @@ pub struct Peer {
     /// Changes the server's stock answers.
     pub offer: Option<Offer>,
     pub refuse: Option<Refusal>,
-    pub route: Option<Route>,
     pub welcome: Option<Welcome>,
-    /// A router's own answer goes without its route.
-    pub hide_route: bool,
-    pub chosen: Option<Slot>,
     pub infers: Vec<Infer>,
     /// Directions of whole messages since the last look: `true` is up.
     pub directions: Vec<bool>,
@@ -318,10 +314,7 @@ impl Peer {
             tamper: None,
             offer: None,
             refuse: None,
-            route: None,
             welcome: None,
-            hide_route: false,
-            chosen: None,
             infers: Vec::new(),
             directions: Vec::new(),
             frames_up: Vec::new(),
@@ -485,7 +478,7 @@ impl Peer {
             vec![0; work_words(&secret.program).unwrap()].leak(),
         );
         self.runs.push(Run { slot, counter, up: Vec::new(), down: Vec::new() });
-        self.work = Work::Run { server: Box::new(server.unwrap()), got: Vec::new(), infer };
+        self.work = Work::Run { server: Box::new(server.unwrap()), got: Vec::new() };
     }
 
     fn run(&mut self, payload: &[u8]) {
@@ -508,45 +501,21 @@ impl Peer {
             self.work = Work::Nothing;
             return self.say(&ToDevice::Refused(refusal));
         }
-        let Work::Run { server, infer, .. } = &mut self.work else { panic!("out of turn") };
-        let infer = *infer;
+        let Work::Run { server, .. } = &mut self.work else { panic!("out of turn") };
         let mut messages = Vec::new();
-        let (mut choice, mut own) = (None, false);
         while let Turn::Send(message) = server.turn() {
-            if let Ok(Some(chosen)) = server.choice() {
-                choice = Some(chosen);
-                own = self.fixture.pool.router_answers(chosen);
-                if !own {
-                    break;
-                }
-            }
             let mut bytes = vec![0; message.bytes()];
             server.send(&mut bytes).unwrap();
             messages.push(bytes);
         }
-        let done = server.turn() == Turn::Done || choice.is_some();
-        let choice = choice.or(server.choice().ok().flatten());
-        if own {
-            self.chosen = choice;
-            if !self.hide_route {
-                self.say(&ToDevice::Route(Route { slot: Slot::Model(0), counter: 0 }));
-            }
+        if server.turn() == Turn::Done {
+            self.work = Work::Nothing;
         }
         for bytes in messages {
             self.directions.push(false);
             self.runs.last_mut().unwrap().down.extend_from_slice(&bytes);
             bytes.chunks(FRAME_PAYLOAD).for_each(|piece| self.queue((FRAME_DATA, piece.to_vec())));
         }
-        if !done {
-            return;
-        }
-        self.work = Work::Nothing;
-        let Some(slot) = choice.filter(|_| !own) else { return };
-        self.chosen = Some(slot);
-        let counter = self.stock(slot).first;
-        let route = self.route.take().unwrap_or(Route { slot, counter });
-        self.say(&ToDevice::Route(route));
-        self.infer(infer, route.slot, route.counter);
     }
 }
 

@@ -2,8 +2,9 @@
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
-use secure_router_core::circuit::{Gate, Message, Program};
+use secure_router_core::circuit::{Gate, Message, Program, Response};
 use secure_router_core::device::{self, Online, Outgoing, Step};
+use secure_router_core::gate::{table, tell};
 use secure_router_core::keys::{DeviceSeeds, server_key};
 use secure_router_core::ring::{bits_at, low_bits};
 use secure_router_core::server::{self, Server, Stock, Turn};
@@ -47,6 +48,8 @@ pub struct View {
     pub up: Vec<Vec<u8>>,
     /// What it sent, after its own changes.
     pub down: Vec<Vec<u8>>,
+    /// What a router told the device, which shows in what that asks for next.
+    pub route: Option<u8>,
 }
 
 /// Runs one inference; returns the server's view and the device's answer.
@@ -108,6 +111,7 @@ pub fn run(
     let mut nothing = [0; 8];
     let mut rest = &rx[..];
     assert_eq!(online.advance(input, &mut work, &mut rest, &mut Outgoing::new(&mut nothing)).unwrap(), Step::Done);
+    view.route = matches!(program, Program::Router { .. }).then(|| online.route());
     let answer = match program {
         Program::Router { .. } => Vec::new(),
         Program::Model { classes, .. } => work.iter().take(usize::from(classes)).map(|word| *word as i32).collect(),
@@ -123,6 +127,19 @@ pub fn add(bytes: &mut [u8], first_bit: u64, bits: u8, element: u64, value: u32)
         let (byte, place) = (((at + bit) / 8) as usize, (at + bit) % 8);
         bytes[byte] = bytes[byte] & !(1 << place) | ((sum >> bit & 1) as u8) << place;
     }
+}
+
+/// Makes a server tell the device another entry of `element` than the protocol's: the one that is `by` further on.
+pub fn tell_another(program: &Program, message: &mut [u8], element: u32, by: u32, stock: &[u8]) {
+    let last = gates(program).pop().unwrap();
+    let Response::Tell { opening, .. } = last.response else { panic!("not told") };
+    let (bits, all) = (last.out.bits, opening.index_bits + last.out.bits);
+    let honest = bits_at(message, u64::from(element) * u64::from(all), all);
+    let index = low_bits(tell::device_index(opening, honest).wrapping_add(by), opening.index_bits);
+    let place = table::entry(element, last.response.entries(), index);
+    let entry = bits_at(stock, last.entries_at * 8 + place * u64::from(bits), bits);
+    let other = tell::server_message(opening, index, entry);
+    add(message, 0, all, u64::from(element), other.wrapping_sub(honest));
 }
 
 /// Every gate of a program.

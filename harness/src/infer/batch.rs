@@ -76,7 +76,7 @@ impl Device {
             party.session.infer(request(Slot::Router), input)?;
             match party.event().await? {
                 Event::Advised(Slot::Model(model)) => routes.push(model),
-                Event::Refused(refusal) => bail!("the server refused: {refusal}"),
+                Event::Refused(refusal) => bail!("refused: {refusal}"),
                 event => bail!("the server answered with {event:?}"),
             }
             flat.extend_from_slice(input);

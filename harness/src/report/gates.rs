@@ -76,6 +76,7 @@ fn of_gate(gate: &Gate, stock_end: u64) -> GateCost {
         Response::Remask { .. } => ", masked anew",
         Response::Requantise(_) => ", requantised",
         Response::Table { .. } => ", table",
+        Response::Tell { .. } => ", told",
         Response::Reveal { .. } => ", revealed",
     };
     GateCost {

@@ -105,7 +105,7 @@ fn signed_range(response: Response) -> f64 {
     let bits = match response {
         Response::Share => 8,
         Response::Requantise(opening) => opening.index_bits - 1,
-        Response::Table { opening, .. } => opening.index_bits,
+        Response::Table { opening, .. } | Response::Tell { opening, .. } => opening.index_bits,
         Response::Remask { bits } | Response::Reveal { bits } => bits,
     };
     f64::from(1u32 << (bits - 1))

@@ -86,10 +86,10 @@
 // The router chose the model that `sr_detail` tells; its run follows by itself.
 #define SR_EVENT_ROUTED 3
 
-// The answer is there: `sr_class`, `sr_logits`.
+// The answer is there: `sr_class`, `sr_logits`, `sr_answered_by`.
 #define SR_EVENT_ANSWER 4
 
-// The server ended the request; `sr_detail` tells why. The session goes on.
+// The request was refused, by the server or for want of stock; `sr_detail` tells why. The session goes on.
 #define SR_EVENT_REFUSED 5
 
 // The router chose the model that `sr_detail` tells and told this device alone; nothing follows by
@@ -319,7 +319,7 @@ int32_t sr_link_ended(struct sr_session *session);
 int32_t sr_prepare(struct sr_session *session, uint8_t program);
 
 // Answers an input of `count` values: `SR_EVENT_ANSWER` follows, after `SR_EVENT_ROUTED` if the
-// router was asked. The input may be overwritten after the return. An error before anything was
+// router was asked and does not answer itself. The input may be overwritten after the return. An error before anything was
 // sent leaves the session as it was.
 int32_t sr_infer(struct sr_session *session,
                  const struct sr_request *request,
@@ -329,6 +329,9 @@ int32_t sr_infer(struct sr_session *session,
 // The program of the last `SR_EVENT_PREPARED` or `SR_EVENT_ROUTED`, or the reason of the last
 // `SR_EVENT_REFUSED`.
 int32_t sr_detail(struct sr_session *session);
+
+// The program whose the last answer is: the model that was asked for, or that the router chose.
+int32_t sr_answered_by(struct sr_session *session);
 
 // The class of the last answer.
 int32_t sr_class(struct sr_session *session);

@@ -13,9 +13,9 @@ pub const SR_EVENT_READY: i32 = 1;
 pub const SR_EVENT_PREPARED: i32 = 2;
 /// The router chose the model that `sr_detail` tells; its run follows by itself.
 pub const SR_EVENT_ROUTED: i32 = 3;
-/// The answer is there: `sr_class`, `sr_logits`.
+/// The answer is there: `sr_class`, `sr_logits`, `sr_answered_by`.
 pub const SR_EVENT_ANSWER: i32 = 4;
-/// The server ended the request; `sr_detail` tells why. The session goes on.
+/// The request was refused, by the server or for want of stock; `sr_detail` tells why. The session goes on.
 pub const SR_EVENT_REFUSED: i32 = 5;
 
 /// The router chose the model that `sr_detail` tells and told this device alone; nothing follows by

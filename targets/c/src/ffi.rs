@@ -353,7 +353,7 @@ pub unsafe extern "C" fn sr_prepare(session: *mut sr_session, program: u8) -> i3
 }
 
 /// Answers an input of `count` values: `SR_EVENT_ANSWER` follows, after `SR_EVENT_ROUTED` if the
-/// router was asked. The input may be overwritten after the return. An error before anything was
+/// router was asked and does not answer itself. The input may be overwritten after the return. An error before anything was
 /// sent leaves the session as it was.
 ///
 /// # Safety
@@ -391,6 +391,19 @@ pub unsafe extern "C" fn sr_infer(
 pub unsafe extern "C" fn sr_detail(session: *mut sr_session) -> i32 {
     // SAFETY: as the caller promises.
     unsafe { with(session, |held| Ok(held.detail)) }
+}
+
+/// The program whose the last answer is: the model that was asked for, or that the router chose.
+///
+/// # Safety
+/// `session` is what its type says.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn sr_answered_by(session: *mut sr_session) -> i32 {
+    let program = |held: &mut Held| {
+        held.session.answered_by().map(|slot| i32::from(slot.code())).ok_or(Failed(SR_ERROR_NO_ANSWER))
+    };
+    // SAFETY: as the caller promises.
+    unsafe { with(session, program) }
 }
 
 /// The class of the last answer.

@@ -194,7 +194,7 @@ fn bad_configurations_are_refused() {
 #[test]
 fn a_session_that_is_none_is_refused() {
     type Call = unsafe extern "C" fn(*mut sr_session) -> i32;
-    let calls: [Call; 4] = [sr_link_ended, sr_detail, sr_class, sr_close];
+    let calls: [Call; 5] = [sr_link_ended, sr_detail, sr_answered_by, sr_class, sr_close];
     let caller = Caller::new();
     unsafe {
         assert_eq!(sr_open(null_mut(), size_of::<sr_session>(), &raw const (*caller).config), SR_ERROR_ARGUMENT);
@@ -251,6 +251,7 @@ fn bad_arguments_leave_the_session_as_it_was() {
         assert_eq!(sr_ready(session, 255), SR_ERROR_NO_SUCH_PROGRAM);
         assert_eq!(sr_pool(session, &mut pool), SR_ERROR_BUSY);
         assert_eq!(sr_class(session), SR_ERROR_NO_ANSWER);
+        assert_eq!(sr_answered_by(session), SR_ERROR_NO_ANSWER);
         assert_eq!(sr_logits(session, logits.as_mut_ptr(), 4), SR_ERROR_NO_ANSWER);
         assert_eq!(sr_logits(session, null_mut(), 4), SR_ERROR_ARGUMENT);
         assert_eq!(sr_program_name(session, 0, text.as_mut_ptr(), 4), SR_ERROR_BUSY);

@@ -441,10 +441,18 @@ impl Device {
             own = best.split_off(spec.models.len());
             let event = self.next(stream, session).await?;
             lock(&world.watch).answered(self.index, burned);
-            model = Slot::Model(settled(best.iter().position(|one| *one == 1).map(|index| index as u8), &scores));
-            expect(event, Event::Routed(model));
+            let winner = best.iter().position(|one| *one == 1).map_or(0, |index| index as u8);
+            model = Slot::Model(settled(winner, allowed));
+            if spec.router_answers(model) {
+                expect(event, Event::Answer);
+            } else {
+                expect(event, Event::Routed(model));
+            }
         }
-        expect(self.next(stream, session).await?, Event::Answer);
+        if slot != Slot::Router || !spec.router_answers(model) {
+            expect(self.next(stream, session).await?, Event::Answer);
+        }
+        assert_eq!(session.answered_by(), Some(model));
         let right = if slot == Slot::Router && spec.router_answers(model) {
             world.count("answers of the router itself");
             own

@@ -7,7 +7,7 @@ use bench::{SLOTS, pool, server_frames};
 use secure_router_core::circuit::Slot;
 use secure_router_core::routing::Routing;
 use secure_router_core::session::{
-    Control, Hello, Infer, LinkProfile, Prepare, PreparedStock, Refusal, Route, SlotStock, ToDevice, ToServer, Welcome,
+    Control, Hello, Infer, LinkProfile, Prepare, PreparedStock, Refusal, SlotStock, ToDevice, ToServer, Welcome,
 };
 
 fn put(target: &str, name: &str, bytes: &[u8]) {
@@ -37,7 +37,6 @@ fn main() {
     let infer = Infer { slot: Slot::Router, counter: 3, lambda: 20, allowed: 7, link: LinkProfile::BLE };
     put("control", "welcome", &encoded(&ToDevice::Welcome(welcome)));
     put("control", "prepared", &encoded(&ToDevice::Prepared(PreparedStock { stock })));
-    put("control", "route", &encoded(&ToDevice::Route(Route { slot: Slot::Model(2), counter: 7 })));
     put("control", "refused", &encoded(&ToDevice::Refused(Refusal::Counter(Slot::Router))));
     put("control", "hello", &encoded(&ToServer::Hello(Hello { counters: [u64::MAX; 9] })));
     put("control", "prepare", &encoded(&ToServer::Prepare(Prepare { slot: Slot::Model(0), counter: 1 })));

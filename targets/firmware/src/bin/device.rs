@@ -81,7 +81,7 @@ impl fmt::Display for Failure {
             Self::Key => f.write_str("device.key is not a provisioning of this device"),
             Self::Link(error) => write!(f, "the line failed: {error}"),
             Self::Session(error) => error.fmt(f),
-            Self::Refused(refusal) => write!(f, "the server refused: {refusal}"),
+            Self::Refused(refusal) => write!(f, "refused: {refusal}"),
             Self::InputLength(values) => {
                 write!(f, "inputs of {values} values do not fit this board's buffer of {INPUT_VALUES}")
             }
@@ -364,7 +364,6 @@ fn answer(
 ) -> Result<(), Failure> {
     let before = (link.sent, link.received);
     let asked = request.slot.code();
-    let mut model = asked;
     let mut event = measured(Phase::Online, || {
         #[cfg(feature = "leak")]
         for _ in sample.iter().filter(|value| **value > 0) {
@@ -375,10 +374,7 @@ fn answer(
     });
     loop {
         match event? {
-            Event::Routed(slot) => {
-                model = slot.code();
-                report.line(format_args!("routed {model} {}", ticks()))?;
-            }
+            Event::Routed(slot) => report.line(format_args!("routed {} {}", slot.code(), ticks()))?,
             Event::Answer => break,
             Event::Refused(refusal) => return Err(Failure::Refused(refusal)),
             _ => return Err(Failure::Turn),
@@ -386,6 +382,7 @@ fn answer(
         event = measured(Phase::Online, || Ok(driver::run(link, session)?));
     }
     let (sent, received) = (link.sent - before.0, link.received - before.1);
+    let model = session.answered_by().ok_or(Failure::Turn)?.code();
     let (class, ticks) = (session.class().unwrap_or(0), ticks());
     write!(report, "answer {index} {asked} {model} {class} {sent} {received} {ticks}")
         .map_err(|_| Failure::File(ANSWERS, semi::Error::Write))?;
