@@ -21,7 +21,7 @@
 //! | work space | 4 x [`device::work_words`] | the largest program and the tile |
 //! | input | 2 x the pool's input length | the pool |
 //! | session | [`session::SESSION_BYTES`]: about 1.9 KB on 32 bits | |
-//! | stack | 7.3 to 7.5 KB at its peak, by `targets/measure.sh` on Cortex-M0 to M33 | |
+//! | stack | 6.7 to 7.1 KB at its peak, by `targets/measure.sh` on Cortex-M0 to M33 | |
 //!
 //! The work space is the larger of `tile x (outputs + columns)` words over the linear gates, and
 //! `2 x tokens x depth` words and a few rows over the products. A smaller tile (tokens masked at a

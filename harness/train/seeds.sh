@@ -11,8 +11,9 @@ out=$2
 seeds=${3:-1 2 3 4 5}
 # Beside each pool's own.
 case $task in
-    speech) lambdas=24,48 ;;
-    sensor) lambdas=16 ;;
+    speech) lambdas=16,24,32,48,64 ;;
+    sensor) lambdas=8,16,32 ;;
+    image) lambdas=8 ;;
     *) lambdas= ;;
 esac
 

@@ -68,7 +68,6 @@ fn main() {
         };
         answers(&mut steps, *slot);
         if *slot == Slot::Router {
-            steps.extend([3, 2, 1]);
             answers(&mut steps, Slot::Model(1));
         }
         put("device", &format!("conversation-{index}"), &steps);
