@@ -74,7 +74,7 @@ pub(super) fn of_pool(records: &Records, figures: &Figures) -> String {
                 figcaption { (name) ": expected calibration error " (percent(calibration.error)) }
             }
         }
-        h2 { "What the opened route tells" }
+        h2 { "What the route tells" }
         (leakage(records, figures))
         h2 { "What each gate costs" }
         @for program in &records.programs { (gates(program)) }
@@ -164,7 +164,7 @@ fn shares(records: &Records, figures: &Figures) -> Markup {
 
 fn leakage(records: &Records, figures: &Figures) -> Markup {
     html! {
-        p.dim { "Mutual information of the opened route with the true label and with the answer, in bits an input (plug-in, corrected by Miller and Madow); "
+        p.dim { "Mutual information of the route with the true label and with the answer, in bits an input (plug-in, corrected by Miller and Madow); "
             "the floor is what the same estimate finds after the labels were shuffled. A route cannot tell more than its own entropy." }
         table {
             thead { tr { th { "link, lambda" } th { "route and label" } th { "route and answer" } th { "floor" } th { "entropy of the route" } } }
