@@ -692,6 +692,16 @@ impl<'b, C: Counters> DeviceSession<'b, C> {
     /// Works until a frame is pending, the peer's next frame is needed, or something happened.
     fn pump(&mut self) -> Result<Option<Event>, SessionError> {
         let mut event = None;
+        // What ends a program begins the next one, and does not stand on the stack of the gates' work.
+        while let Some((infer, route)) = self.drive()? {
+            event = Some(self.finish(infer, route)?);
+        }
+        Ok(event)
+    }
+
+    /// The same within one program; returns what it was when it is over, and what it chose if it was the router.
+    #[inline(never)]
+    fn drive(&mut self) -> Result<Option<(Infer, u8)>, SessionError> {
         while self.channel.can_send() {
             match &mut self.state {
                 State::Greeting => {
@@ -737,22 +747,20 @@ impl<'b, C: Counters> DeviceSession<'b, C> {
                     self.filled = if step == Step::Input { len } else { 0 };
                     match step {
                         Step::Flush => self.channel.seal(FRAME_DATA, len)?,
-                        Step::Input if left == 0 => return Ok(event),
+                        Step::Input if left == 0 => return Ok(None),
                         Step::Input => return Err(SessionError::Frame),
-                        // The request for what a router chose goes out with the event.
                         Step::Done => {
                             let route = online.route();
-                            event = Some(self.finish(infer, route)?);
+                            self.state = State::Idle;
+                            return Ok(Some((infer, route)));
                         }
                     }
                 }
                 State::Closed => return Err(SessionError::Closed),
-                State::Connecting | State::AwaitWelcome | State::Idle | State::AwaitPrepared { .. } => {
-                    return Ok(event);
-                }
+                State::Connecting | State::AwaitWelcome | State::Idle | State::AwaitPrepared { .. } => return Ok(None),
             }
         }
-        Ok(event)
+        Ok(None)
     }
 
     fn say(&mut self, message: &ToServer) -> Result<(), SessionError> {
