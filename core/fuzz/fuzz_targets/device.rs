@@ -6,7 +6,6 @@
 use bench::{Bytes, Memory, ROUTINGS, Store, device_secret, device_seeds, server_frames, spec};
 use libfuzzer_sys::fuzz_target;
 use secure_router_core::channel::{Channel, Link, PublicKey};
-use secure_router_core::circuit::Slot;
 use secure_router_core::routing::Routing;
 use secure_router_core::session::{
     Control, DeviceIdentity, DeviceMemory, DeviceSession, Event, FRAME_CONTROL, FRAME_DATA, FRAME_PAYLOAD, LinkProfile,
