@@ -313,12 +313,6 @@ impl Lookup {
     }
 }
 
-impl From<Table> for Lookup {
-    fn from(table: Table) -> Self {
-        Self { first: table, split: 0, rest: table }
-    }
-}
-
 /// What becomes of the opened operand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Response {
@@ -337,7 +331,7 @@ pub enum Response {
         /// The index.
         opening: Opening,
         /// The entries.
-        lookup: Lookup,
+        table: Table,
     },
     /// Look up in a table; the device learns what is found.
     Tell {
@@ -361,6 +355,16 @@ impl Response {
             Self::Share => 0,
             Self::Requantise(opening) | Self::Table { opening, .. } | Self::Tell { opening, .. } => opening.bits(),
             Self::Remask { bits } | Self::Reveal { bits } => *bits,
+        }
+    }
+
+    /// The table that `element` is looked up in, if it is.
+    #[must_use]
+    pub const fn table(&self, element: u32) -> Option<Table> {
+        match self {
+            Self::Table { table, .. } => Some(*table),
+            Self::Tell { lookup, .. } => Some(lookup.table(element)),
+            Self::Share | Self::Requantise(_) | Self::Remask { .. } | Self::Reveal { .. } => None,
         }
     }
 
@@ -657,24 +661,19 @@ impl<'p, P: Party> Circuit<'p, P> {
         &mut self,
         operand: impl Into<Operand>,
         opening: Opening,
-        lookup: impl Into<Lookup>,
+        table: Table,
         bits: u8,
     ) -> Result<Wire, P::Error> {
-        self.opened(operand.into(), Response::Table { opening, lookup: lookup.into() }, bits)
+        self.opened(operand.into(), Response::Table { opening, table }, bits)
     }
 
-    /// Opens `operand` and tells the device what is looked up, of `bits` bits.
+    /// Opens `combine` and tells the device what is looked up, of `bits` bits.
     ///
     /// # Errors
     /// [`CircuitError`], or the party's.
-    pub fn tell(
-        &mut self,
-        operand: impl Into<Operand>,
-        opening: Opening,
-        lookup: impl Into<Lookup>,
-        bits: u8,
-    ) -> Result<Wire, P::Error> {
-        self.opened(operand.into(), Response::Tell { opening, lookup: lookup.into() }, bits)
+    pub fn tell(&mut self, combine: Combine, opening: Opening, lookup: Lookup, bits: u8) -> Result<(), P::Error> {
+        self.opened(Operand::Combine(combine), Response::Tell { opening, lookup }, bits)?;
+        Ok(())
     }
 
     /// Shares the result of `linear` again under a fresh mask, as a wire of `bits` bits, without a message.

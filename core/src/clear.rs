@@ -232,10 +232,10 @@ impl<R: Reference> Clear<'_, R> {
                     Err(ClearError::Range { gate: gate.id, value, bits: opening.index_bits - 1 })
                 }
             }
-            Response::Table { opening, lookup } | Response::Tell { opening, lookup } => {
+            Response::Table { opening, .. } | Response::Tell { opening, .. } => {
                 let index = fits(rounded(opening), opening.index_bits)? as i32;
-                let table = lookup.table(element);
-                Ok(i64::from(table::value(table, self.parameters.tables, opening.index_bits, index)))
+                let value = |table| table::value(table, self.parameters.tables, opening.index_bits, index);
+                Ok(gate.response.table(element).map_or(0, value).into())
             }
             Response::Remask { bits } | Response::Reveal { bits } => {
                 self.reference.observe(gate, y);

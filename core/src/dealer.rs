@@ -206,9 +206,8 @@ impl Dealer<'_> {
                 let pad = pad_words.next().copied().unwrap_or(0);
                 stock.push(entry.wrapping_sub(pad), bits);
             };
-            match gate.response {
-                Response::Table { lookup, .. } | Response::Tell { lookup, .. } => {
-                    let table = lookup.table(element);
+            match gate.response.table(element) {
+                Some(table) => {
                     if tabulated != Some(table) {
                         table::tabulate(table, self.parameters.tables, opening.index_bits, function);
                         tabulated = Some(table);
@@ -222,7 +221,7 @@ impl Dealer<'_> {
                     }
                     table::dealer_entries(function, sigma, *mask, push);
                 }
-                _ => (0..2).for_each(|bit| push(requantise::dealer_entry(opening, sigma, bit, *mask))),
+                None => (0..2).for_each(|bit| push(requantise::dealer_entry(opening, sigma, bit, *mask))),
             }
         }
         stock.align();

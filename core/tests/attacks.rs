@@ -130,12 +130,12 @@ fn a_requantisation_shows_any_server_the_same_for_every_value() {
 }
 
 #[test]
-fn an_open_table_shows_any_server_one_bit_and_no_more() {
+fn a_told_table_shows_any_server_nothing_and_the_device_one_bit() {
     let rule = shape(0, 2);
     // 1 for an index of exactly 1, as the router's last gate.
     let function: Vec<u32> = (0..4).map(|index| u32::from(index == 1)).collect();
     for number in 0..STRATEGIES {
-        // What came before the pad, to how often the pad was 0 and 1, for each value.
+        // What the server sees, to how often the pad, which stays with the device, was 0 and 1, for each value.
         let mut before = BTreeMap::<Vec<u32>, BTreeMap<u32, [u32; 2]>>::new();
         for y in 0..1 << rule.bits() {
             let views = views(2 + 2 + 4, |draw| {
@@ -152,11 +152,11 @@ fn an_open_table_shows_any_server_one_bit_and_no_more() {
             }
         }
         for (view, by_value) in &before {
-            // Until the pad comes, all values look alike.
+            // To the server all values look alike.
             let total = |pads: &[u32; 2]| pads[0] + pads[1];
             assert_eq!(by_value.len(), 4, "strategy {number}: {view:?}");
             assert!(by_value.values().all(|pads| total(pads) == total(&by_value[&0])), "strategy {number}");
-            // Then they fall into two classes at most: that one element's bit.
+            // With the pad, so in what the device reads and may show, they fall into two classes at most: one element's bit.
             assert!(by_value.values().collect::<BTreeSet<_>>().len() <= 2, "strategy {number}");
         }
         let told = before.values().any(|by_value| by_value.values().collect::<BTreeSet<_>>().len() == 2);

@@ -144,25 +144,24 @@ impl Measure {
                 ..Plan::new(board)
             };
             let mut figures = Figures::of(board)?;
-            let mut inputs = inputs.clone();
-            for device in 0..3 {
+            let files = |device: usize, inputs: &[&[i16]]| {
                 let name = format!("{}-{device}", board.name);
                 let here = directory.join(&name);
                 std::fs::create_dir(&here)?;
                 let (_, _, key) = provision::paths(&keys, &name);
-                let files = Files::write(&here, &provision::read(&key)?, &here.join("counters"), &inputs)?;
-                if device == 2 {
-                    // At no cost the router goes on to other models, which takes more of the stack.
-                    let plan = Plan { programs: vec!["router".to_owned()], plugin: None, lambda: 0, ..plan.clone() };
-                    figures.stack_of(&files, &plan, &server)?;
-                    continue;
-                }
-                let counts = figures.add(&files, &plan, &server)?;
+                Files::write(&here, &provision::read(&key)?, &here.join("counters"), inputs)
+            };
+            let mut inputs = inputs.clone();
+            for device in 0..2 {
+                let counts = figures.add(&files(device, &inputs)?, &plan, &server)?;
                 if let Some(slot) = figures.counts.get_mut(device) {
                     *slot = counts;
                 }
                 inputs.rotate_left(1);
             }
+            // At no cost the router goes on to other models, which takes more of the stack.
+            let routed = Plan { programs: vec!["router".to_owned()], plugin: None, lambda: 0, ..plan };
+            figures.stack_of(&files(2, &inputs)?, &routed, &server)?;
             all.push(figures);
         }
         let printed = print(&all);

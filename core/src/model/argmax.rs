@@ -72,6 +72,5 @@ fn decide<P: Party>(
     let differences = Combination::Differences { scale: difference.shift };
     let differences = Operand::Combine(Combine { wire, combination: differences, groups });
     let signs = circuit.table(differences, difference, Table::Sign, opening.bits())?;
-    circuit.tell(Operand::Combine(Combine { wire: signs, combination, groups }), opening, lookup, bits)?;
-    Ok(())
+    circuit.tell(Combine { wire: signs, combination, groups }, opening, lookup, bits)
 }

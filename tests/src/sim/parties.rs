@@ -433,25 +433,22 @@ impl Device {
         session.infer(request, &input).map_err(|error| failed(&error.into()))?;
         lock(current).ahead = 0;
         let (mut model, mut own) = (slot, Vec::new());
+        let burned = self.burned(slot);
+        let mut event = self.next(stream, session).await?;
         if slot == Slot::Router {
             let allowed = (1 << spec.models.len()) - 1;
             let scores = router_scores(spec, request.lambda, allowed, &request.link).expect("good scores");
-            let burned = self.burned(slot);
             let mut best = known.reference(&self.keys.dealer, &self.public_key(), burned, &input, &scores);
             own = best.split_off(spec.models.len());
-            let event = self.next(stream, session).await?;
             lock(&world.watch).answered(self.index, burned);
             let winner = best.iter().position(|one| *one == 1).map_or(0, |index| index as u8);
             model = Slot::Model(settled(winner, allowed));
-            if spec.router_answers(model) {
-                expect(event, Event::Answer);
-            } else {
+            if !spec.router_answers(model) {
                 expect(event, Event::Routed(model));
+                event = self.next(stream, session).await?;
             }
         }
-        if slot != Slot::Router || !spec.router_answers(model) {
-            expect(self.next(stream, session).await?, Event::Answer);
-        }
+        expect(event, Event::Answer);
         assert_eq!(session.answered_by(), Some(model));
         let right = if slot == Slot::Router && spec.router_answers(model) {
             world.count("answers of the router itself");
