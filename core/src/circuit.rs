@@ -16,7 +16,7 @@ use crate::model;
 use crate::prg::Purpose;
 use crate::ring::packed_bytes;
 use crate::routing::Routing;
-use crate::spec::{MAX_LAYERS, MAX_MODELS, ModelSpec, Opening, Output, PoolSpec, RouterSpec};
+use crate::spec::{MAX_LAYERS, MAX_MODELS, ModelSpec, Opening, Output, PoolSpec, RouterSpec, Words};
 
 /// Most wires that one linear gate reads: the input, and two per layer.
 pub const MAX_TERMS: usize = 1 + 2 * MAX_LAYERS;
@@ -121,6 +121,50 @@ impl Linear {
     #[must_use]
     pub fn widest(&self) -> u16 {
         self.terms.iter().map(Wire::columns).max().unwrap_or(0)
+    }
+}
+
+/// Rows of an embedding of the device's private words, summed: words follow each other, as many to each row of the result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Embed {
+    /// The words.
+    pub words: Words,
+    /// Rows of the result; they divide the words.
+    pub rows: u16,
+    /// Columns of the embedding.
+    pub width: u16,
+    /// Place of the first weight: `2^bits x width`, row by row.
+    pub weights_at: u32,
+}
+
+impl Embed {
+    /// Weights of the gate.
+    #[must_use]
+    pub const fn weights(&self) -> u32 {
+        (self.width as u32) << self.words.bits
+    }
+
+    /// Entries in the dealer's stock.
+    #[must_use]
+    pub const fn entries(&self) -> u64 {
+        self.words.count as u64 * self.weights() as u64
+    }
+
+    /// First element of entry `index` of `word` in the stock.
+    #[must_use]
+    pub const fn entry(&self, word: u16, index: u32) -> u64 {
+        word as u64 * self.weights() as u64 + index as u64 * self.width as u64
+    }
+
+    /// The words of `row`.
+    #[must_use]
+    pub const fn words_of(&self, row: u16) -> core::ops::Range<u16> {
+        let each = match self.words.count.checked_div(self.rows) {
+            Some(each) => each,
+            None => 0,
+        };
+        let first = row.saturating_mul(each);
+        first..first.saturating_add(each)
     }
 }
 
@@ -264,6 +308,8 @@ impl Combine {
 pub enum Operand {
     /// The device's private input.
     Private,
+    /// Secret vectors of the device's private words.
+    Embed(Embed),
     /// Secret weights times shared wires.
     Linear(Linear),
     /// A product of shared wires.
@@ -317,7 +363,10 @@ impl Lookup {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Response {
     /// The device shares its input.
-    Share,
+    Share {
+        /// Bits.
+        bits: u8,
+    },
     /// Round to `index_bits` signed bits under sharing.
     Requantise(Opening),
     /// Share a linear gate's result again under a fresh mask of `bits` bits, exactly and without a message: the device's
@@ -352,9 +401,8 @@ impl Response {
     #[must_use]
     pub const fn bits(&self) -> u8 {
         match self {
-            Self::Share => 0,
             Self::Requantise(opening) | Self::Table { opening, .. } | Self::Tell { opening, .. } => opening.bits(),
-            Self::Remask { bits } | Self::Reveal { bits } => *bits,
+            Self::Share { bits } | Self::Remask { bits } | Self::Reveal { bits } => *bits,
         }
     }
 
@@ -364,7 +412,7 @@ impl Response {
         match self {
             Self::Table { table, .. } => Some(*table),
             Self::Tell { lookup, .. } => Some(lookup.table(element)),
-            Self::Share | Self::Requantise(_) | Self::Remask { .. } | Self::Reveal { .. } => None,
+            Self::Share { .. } | Self::Requantise(_) | Self::Remask { .. } | Self::Reveal { .. } => None,
         }
     }
 
@@ -374,7 +422,7 @@ impl Response {
         match self {
             Self::Requantise(_) => 2,
             Self::Table { opening, .. } | Self::Tell { opening, .. } => 1 << opening.index_bits,
-            Self::Share | Self::Remask { .. } | Self::Reveal { .. } => 0,
+            Self::Share { .. } | Self::Remask { .. } | Self::Reveal { .. } => 0,
         }
     }
 
@@ -384,7 +432,7 @@ impl Response {
         match self {
             Self::Requantise(_) | Self::Table { .. } | Self::Tell { .. } => Some(Purpose::IndexMask),
             Self::Remask { .. } => Some(Purpose::WireMask),
-            Self::Share | Self::Reveal { .. } => None,
+            Self::Share { .. } | Self::Reveal { .. } => None,
         }
     }
 
@@ -394,7 +442,7 @@ impl Response {
         match self {
             Self::Requantise(_) => 1,
             Self::Table { opening, .. } | Self::Tell { opening, .. } => opening.index_bits,
-            Self::Share | Self::Remask { .. } | Self::Reveal { .. } => 0,
+            Self::Share { .. } | Self::Remask { .. } | Self::Reveal { .. } => 0,
         }
     }
 }
@@ -439,9 +487,10 @@ impl Gate {
 
     /// Elements of the dealer's correlation for the operand, of [`bits`](Self::bits) bits each.
     #[must_use]
-    pub fn correlated(&self) -> u32 {
-        match self.operand {
-            Operand::Linear(_) | Operand::Product(_) => self.elements(),
+    pub fn correlated(&self) -> u64 {
+        match &self.operand {
+            Operand::Linear(_) | Operand::Product(_) => self.elements().into(),
+            Operand::Embed(embed) => embed.entries(),
             Operand::Private | Operand::Combine(_) => 0,
         }
     }
@@ -461,7 +510,10 @@ impl Gate {
             message(MessageKind::Correction, self.elements(), self.bits());
         }
         match self.response {
-            Response::Share => message(MessageKind::Share, self.elements(), self.out.bits),
+            Response::Share { bits } => {
+                let words = if let Operand::Embed(embed) = &self.operand { embed.words.count } else { 0 };
+                message(MessageKind::Share, u32::from(words) + self.elements(), bits);
+            }
             Response::Requantise(_) | Response::Table { .. } => {
                 message(MessageKind::Index, self.elements(), self.response.index_bits());
                 message(MessageKind::Answer, self.elements(), self.out.bits);
@@ -479,7 +531,7 @@ impl Gate {
 /// What an online message is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MessageKind {
-    /// Device to server: the masked input.
+    /// Device to server: the masked input; of words these, and behind them the masked vectors.
     Share,
     /// Server to device: both operands of a product, masked; per head the right one, then the left.
     Operands,
@@ -499,7 +551,7 @@ impl MessageKind {
     /// Whether the device sends it.
     #[must_use]
     pub const fn from_device(self) -> bool {
-        matches!(self, Self::Share | Self::Correction | Self::Answer)
+        matches!(self, Self::Share { .. } | Self::Correction | Self::Answer)
     }
 }
 
@@ -610,7 +662,24 @@ impl<'p, P: Party> Circuit<'p, P> {
     /// # Errors
     /// The party's.
     pub fn input(&mut self, rows: u16, width: u16, bits: u8) -> Result<Wire, P::Error> {
-        self.gate(Operand::Private, Response::Share, rows, width, 1, bits)
+        self.gate(Operand::Private, Response::Share { bits }, rows, width, 1, bits)
+    }
+
+    /// The secret vectors of the device's words, summed over as many words for each row, as a wire of `rows x width`.
+    ///
+    /// # Errors
+    /// [`CircuitError::WireTooNarrow`] when a word has more than `bits` bits, [`CircuitError::TooLarge`], or the party's.
+    pub fn embed(&mut self, words: Words, rows: u16, width: u16, bits: u8) -> Result<Wire, P::Error> {
+        if words.bits > bits {
+            return Err(CircuitError::WireTooNarrow { needed: words.bits, have: bits }.into());
+        }
+        let embed = Embed { words, rows, width, weights_at: self.layout.weights };
+        if u32::try_from(embed.entries()).is_err() {
+            // A stream has no place for so many pads.
+            return Err(CircuitError::TooLarge.into());
+        }
+        self.layout.weights = add(self.layout.weights, embed.weights())?;
+        self.gate(Operand::Embed(embed), Response::Share { bits }, rows, width, 1, bits)
     }
 
     /// `W·x + b` over the concatenation of `terms`, to be opened by the next call.
@@ -695,7 +764,7 @@ impl<'p, P: Party> Circuit<'p, P> {
     fn opened(&mut self, operand: Operand, response: Response, bits: u8) -> Result<Wire, P::Error> {
         let needed = response.bits();
         let narrowest = match &operand {
-            Operand::Private => 32,
+            Operand::Private | Operand::Embed(_) => 32,
             Operand::Linear(linear) => linear.terms.iter().map(|term| term.bits).min().unwrap_or(32),
             Operand::Product(product) => product.left.wire.bits.min(product.right.wire.bits),
             Operand::Combine(combine) => combine.wire.bits,
@@ -704,7 +773,7 @@ impl<'p, P: Party> Circuit<'p, P> {
             return Err(CircuitError::WireTooNarrow { needed, have: narrowest }.into());
         }
         let (rows, width, blocks) = match &operand {
-            Operand::Private => (0, 0, 0),
+            Operand::Private | Operand::Embed(_) => (0, 0, 0),
             Operand::Linear(linear) => (linear.rows, linear.outputs, 1),
             Operand::Product(product) => (product.rows, product.width(), product.heads),
             Operand::Combine(combine) => (1, combine.elements(), 1),
@@ -732,7 +801,7 @@ impl<'p, P: Party> Circuit<'p, P> {
             entries_at: 0,
             corrections_at: layout.corrections,
         };
-        gate.entries_at = gate.stock_at + packed_bytes(gate.correlated(), gate.bits()) as u64;
+        gate.entries_at = gate.stock_at + (gate.correlated() * u64::from(gate.bits())).div_ceil(8);
         let entry_bits = u64::from(gate.elements()) * u64::from(response.entries()) * u64::from(bits);
         layout.stock = gate.entries_at + entry_bits.div_ceil(8);
         if gate.corrects_offline() {
@@ -756,6 +825,8 @@ pub enum Program {
     Router {
         /// Shape.
         spec: RouterSpec,
+        /// The words of an input, if it is made of words.
+        words: Option<Words>,
         /// Models to choose from.
         models: u16,
         /// What the device learns if the router answers itself.
@@ -767,6 +838,8 @@ pub enum Program {
     Model {
         /// Shape.
         spec: ModelSpec,
+        /// The words of an input, if it is made of words.
+        words: Option<Words>,
         /// Logits.
         classes: u16,
         /// What the device learns of them.
@@ -783,11 +856,12 @@ impl Program {
         match slot {
             Slot::Router => {
                 let spec = pool.router.ok_or(CircuitError::NoSuchSlot)?;
-                Ok(Self::Router { spec, models: pool.models.len() as u16, output: pool.output, routing: pool.routing })
+                let (words, models) = (pool.words(), pool.models.len() as u16);
+                Ok(Self::Router { spec, words, models, output: pool.output, routing: pool.routing })
             }
             Slot::Model(index) => {
                 let model = pool.models.get(usize::from(index)).ok_or(CircuitError::NoSuchSlot)?;
-                Ok(Self::Model { spec: model.spec, classes: pool.classes, output: pool.output })
+                Ok(Self::Model { spec: model.spec, words: pool.words(), classes: pool.classes, output: pool.output })
             }
         }
     }
@@ -819,10 +893,12 @@ impl Program {
     pub fn walk<P: Party>(&self, party: &mut P) -> Result<Layout, P::Error> {
         let mut circuit = Circuit::new(party);
         match self {
-            Self::Router { spec, models, output, routing } => {
-                model::router(&mut circuit, spec, *models, *output, *routing)?
+            Self::Router { spec, words, models, output, routing } => {
+                model::router(&mut circuit, spec, *words, *models, *output, *routing)?
             }
-            Self::Model { spec, classes, output } => model::transformer(&mut circuit, spec, *classes, *output)?,
+            Self::Model { spec, words, classes, output } => {
+                model::transformer(&mut circuit, spec, *words, *classes, *output)?
+            }
         }
         Ok(circuit.layout)
     }

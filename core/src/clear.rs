@@ -10,7 +10,7 @@ use core::fmt;
 
 use crate::circuit::{CircuitError, Gate, Layout, Operand, Party, Program, Response, Wire};
 use crate::error::BufferError;
-use crate::gate::{combine, linear, opening, product, requantise, table};
+use crate::gate::{combine, embed, linear, opening, product, requantise, table};
 use crate::spec::Opening;
 
 /// The server's secrets of one program, in the order of its gates.
@@ -127,7 +127,7 @@ pub fn scratch_elements(program: &Program) -> Result<usize, CircuitError> {
             let needed = match &gate.operand {
                 Operand::Linear(linear) => linear::scratch(linear),
                 Operand::Product(product) => product::scratch(product),
-                Operand::Private | Operand::Combine(_) => 0,
+                Operand::Private | Operand::Embed(_) | Operand::Combine(_) => 0,
             };
             self.0 = self.0.max(needed);
             Ok(())
@@ -191,6 +191,10 @@ impl<R: Reference> Clear<'_, R> {
                     set(element, i64::from(*value));
                 }
             }
+            Operand::Embed(embed) => {
+                BufferError::check("input", embed.words.count.into(), self.input.len())?;
+                embed::evaluate(embed, self.parameters.weights, self.input, set);
+            }
             Operand::Linear(linear) => {
                 let biases = self.parameters.biases;
                 linear::evaluate(linear, self.parameters.weights, before, self.scratch, |element, value| {
@@ -223,7 +227,7 @@ impl<R: Reference> Clear<'_, R> {
             value
         };
         match gate.response {
-            Response::Share => Ok(y),
+            Response::Share { .. } => Ok(y),
             Response::Requantise(opening) => {
                 let value = rounded(opening);
                 if requantise::in_range(opening, value) {

@@ -6,6 +6,7 @@
 use crate::channel::FRAME_OVERHEAD;
 use crate::circuit::{CircuitError, Gate, Operand, Party, Program, Slot, Wire};
 use crate::device;
+use crate::gate::embed;
 use crate::prg::BLOCK_WORDS;
 use crate::server;
 use crate::session::{
@@ -235,6 +236,16 @@ impl Party for Count {
             Operand::Private => {
                 cost.device_blocks_online += framed_blocks(0, elements, gate.out.bits, 1, true, &mut 0);
             }
+            Operand::Embed(embed) => {
+                let words = u64::from(embed.words.count);
+                cost.device_blocks_online += framed_blocks(0, words, gate.out.bits, 1, true, &mut 0);
+                for row in 0..embed.rows {
+                    let (of_row, width) = (embed.words_of(row), u64::from(embed.width));
+                    cost.device_blocks_online += blocks(u64::from(row) * width, width)
+                        + blocks(of_row.start.into(), of_row.len() as u64)
+                        + embed::device_blocks(embed, row);
+                }
+            }
             Operand::Linear(linear) if gate.corrects_offline() => {
                 cost.device_blocks_offline +=
                     framed_blocks(gate.corrections_at, elements, gate.bits(), 1, true, &mut self.cuts);
@@ -269,7 +280,7 @@ impl Party for Count {
             // Indices of one bit end their frames at a whole block: only full answers break it.
             crate::circuit::Response::Requantise(_) => framed_blocks(0, elements, gate.out.bits, 2, false, &mut 0),
             crate::circuit::Response::Table { .. } | crate::circuit::Response::Tell { .. } => elements,
-            crate::circuit::Response::Share
+            crate::circuit::Response::Share { .. }
             | crate::circuit::Response::Remask { .. }
             | crate::circuit::Response::Reveal { .. } => 0,
         };

@@ -15,7 +15,7 @@ use subtle::{Choice, ConditionallySelectable};
 use crate::circuit::{CircuitError, Gate, Operand, Party, Program, Response, Table};
 use crate::clear::scratch_elements;
 use crate::error::BufferError;
-use crate::gate::{linear, opening, product, requantise, table};
+use crate::gate::{embed, linear, opening, product, requantise, table};
 use crate::keys::DealerKeys;
 use crate::prg::{Purpose, Stream, StreamId};
 use crate::ring::BitWriter;
@@ -164,6 +164,10 @@ impl Dealer<'_> {
                 product::dealer_correlation(gate.id, product, device, server, self.arena, self.scratch, |_, value| {
                     stock.push(value, bits);
                 });
+            }
+            Operand::Embed(embed) => {
+                let weights = self.parameters.weights;
+                embed::dealer_entries(gate.id, embed, &self.keys.device, weights, |entry| stock.push(entry, bits));
             }
             Operand::Private | Operand::Combine(_) => {}
         }

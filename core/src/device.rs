@@ -9,9 +9,9 @@ use core::fmt;
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq, ConstantTimeLess};
 use zeroize::Zeroize;
 
-use crate::circuit::{CircuitError, Gate, HeadView, MessageKind, Operand, Party, Product, Program, Response};
+use crate::circuit::{CircuitError, Embed, Gate, HeadView, MessageKind, Operand, Party, Product, Program, Response};
 use crate::error::BufferError;
-use crate::gate::{self, combine, linear, table, tell};
+use crate::gate::{self, combine, embed, linear, table, tell};
 use crate::keys::DeviceKeys;
 use crate::prg::{Purpose, Stream, StreamId};
 use crate::ring::{Packer, Unpacker, low_bits, signed};
@@ -71,6 +71,7 @@ pub fn work_words(program: &Program, tile: u16) -> Result<usize, CircuitError> {
                 Operand::Linear(linear) => linear::device_words(linear, self.tile.min(linear.rows)),
                 Operand::Product(product) => product_words(product),
                 Operand::Combine(combine) => combine::device_words(combine, gate.elements()),
+                Operand::Embed(embed) => embed.width.into(),
                 Operand::Private => 0,
             };
             self.words = self.words.max(needed);
@@ -225,7 +226,7 @@ fn correct(
                 Operand::Combine(combine) => {
                     combine::device_masks(combine, gate.elements(), &keys.run, work)?;
                 }
-                Operand::Private | Operand::Product(_) => {}
+                Operand::Private | Operand::Embed(_) | Operand::Product(_) => {}
             }
             *ready = (first + tile_elements).min(gate.elements());
         }
@@ -284,7 +285,7 @@ pub struct Online {
     /// Next element of the message.
     element: u32,
     product: ProductPlace,
-    /// A reveal's masks stand in the work space.
+    /// A reveal's masks, or a row of an embedding, stand in the work space.
     masked: bool,
     /// What a router chose, once it is known.
     route: u8,
@@ -349,7 +350,10 @@ impl Online {
             let flow = match self.stage {
                 Stage::Product => self.multiply(&gate, work, rx, tx),
                 Stage::Respond => match gate.response {
-                    Response::Share => self.share(&gate, input, tx),
+                    Response::Share { bits } => match &gate.operand {
+                        Operand::Embed(embed) => self.embed(&gate, embed, bits, input, work, tx),
+                        _ => self.share(&gate, bits, input, tx),
+                    },
                     Response::Requantise(_) | Response::Table { .. } => self.answer(&gate, rx, tx),
                     Response::Remask { .. } => Ok(Flow::Complete),
                     Response::Tell { opening, .. } => self.learn(&gate, opening, work, rx),
@@ -405,16 +409,57 @@ impl Online {
     }
 
     /// Input gate: `x + r`.
-    fn share(&mut self, gate: &Gate, input: &[i16], tx: &mut Outgoing<'_>) -> Result<Flow, DeviceError> {
+    fn share(&mut self, gate: &Gate, bits: u8, input: &[i16], tx: &mut Outgoing<'_>) -> Result<Flow, DeviceError> {
         BufferError::check("input", gate.elements() as usize, input.len())?;
         let mut masks = Stream::new(&self.keys.run, StreamId::new(gate.id, Purpose::WireMask));
         masks.seek(u64::from(self.element));
         for value in input.iter().take(gate.elements() as usize).skip(self.element as usize) {
             let share = (i32::from(*value) as u32).wrapping_add(masks.draw());
-            if !tx.push(&mut self.packer, share, gate.out.bits) {
+            if !tx.push(&mut self.packer, share, bits) {
                 return Ok(Flow::Pause(Step::Flush));
             }
             self.element += 1;
+        }
+        Ok(Flow::Complete)
+    }
+
+    /// Embedding gate: the masked words, then row by row what makes shares of their vectors. On its own, so that programs without one
+    /// do not have its streams on their stack.
+    #[inline(never)]
+    fn embed(
+        &mut self,
+        gate: &Gate,
+        embed: &Embed,
+        bits: u8,
+        input: &[i16],
+        work: &mut [u32],
+        tx: &mut Outgoing<'_>,
+    ) -> Result<Flow, DeviceError> {
+        let words = u32::from(embed.words.count);
+        let mut sigma = Stream::new(&self.keys.run, StreamId::new(gate.id, Purpose::IndexMask));
+        if self.element < words {
+            sigma.seek(self.element.into());
+        }
+        for word in input.iter().take(words as usize).skip(self.element as usize) {
+            let masked = embed::device_word(*word, sigma.draw());
+            if !tx.push(&mut self.packer, masked, bits) {
+                return Ok(Flow::Pause(Step::Flush));
+            }
+            self.element += 1;
+        }
+        let width = u32::from(embed.width).max(1);
+        while self.element < words + gate.elements() {
+            let place = self.element.saturating_sub(words);
+            if !self.masked {
+                embed::device_row(gate.id, embed, &self.keys, (place / width) as u16, input, work)?;
+                self.masked = true;
+            }
+            let sum = work.get((place % width) as usize).copied().unwrap_or(0);
+            if !tx.push(&mut self.packer, sum, bits) {
+                return Ok(Flow::Pause(Step::Flush));
+            }
+            self.element += 1;
+            self.masked = (place + 1) % width != 0;
         }
         Ok(Flow::Complete)
     }
@@ -494,7 +539,7 @@ impl Online {
                 Operand::Combine(combine) => {
                     combine::device_masks(combine, gate.elements(), &self.keys.run, work)?;
                 }
-                Operand::Private | Operand::Product(_) => {}
+                Operand::Private | Operand::Embed(_) | Operand::Product(_) => {}
             }
             self.masked = true;
         }

@@ -15,9 +15,9 @@ use crate::prg::trace::{Drawn, change, record};
 use crate::prg::{Purpose, StreamId};
 use crate::routing::Routing;
 use crate::session::FRAME_PAYLOAD;
-use crate::spec::{ModelSpec, NamedModel, Opening, Output, PoolSpec, RouterSpec};
+use crate::spec::{ModelSpec, NamedModel, Opening, Output, PoolSpec, RouterSpec, Words};
 
-use lab::peer::{Fixture, pool};
+use lab::peer::{Fixture, pool, word_pool};
 use lab::{Outcome, Secret, Seeds, deal, offline, random_secret, run};
 
 type Key = [u8; 32];
@@ -101,7 +101,12 @@ fn recorded(secret: &Secret, seeds: &Seeds, counter: u64, input: &[i16], tile: u
 
 #[test]
 fn no_position_of_a_whole_pool_is_used_for_two_things() {
-    ROUTINGS.into_iter().for_each(|routing| draw_a_whole_pool(Fixture::new(PoolSpec { routing, ..pool() })));
+    pools().for_each(|pool| draw_a_whole_pool(Fixture::new(pool)));
+}
+
+/// Of each routing, and one of words.
+fn pools() -> impl Iterator<Item = PoolSpec> {
+    ROUTINGS.into_iter().map(|routing| PoolSpec { routing, ..pool() }).chain([word_pool()])
 }
 
 fn draw_a_whole_pool(fixture: &Fixture) {
@@ -133,7 +138,7 @@ fn draw_a_whole_pool(fixture: &Fixture) {
 
 #[test]
 fn both_ends_of_a_key_draw_the_same_positions() {
-    ROUTINGS.into_iter().for_each(|routing| draw_both_ends(Fixture::new(PoolSpec { routing, ..pool() })));
+    pools().for_each(|pool| draw_both_ends(Fixture::new(pool)));
 }
 
 fn draw_both_ends(fixture: &Fixture) {
@@ -144,7 +149,18 @@ fn draw_both_ends(fixture: &Fixture) {
             r.offline.iter().chain(&r.online).copied().filter(|part| part.key != r.server_key).collect();
 
         // The weight masks, with the server.
-        assert_eq!(words(&of_key(&device, r.weight_key)), words(&of_key(&r.deal, r.weight_key)), "{slot:?}");
+        // Of an embedding the device draws the rows of its words alone.
+        let (device_masks, server_masks) =
+            (words(&of_key(&device, r.weight_key)), words(&of_key(&r.deal, r.weight_key)));
+        let count = counted(&secret.program);
+        let embedding = |masks: &BTreeSet<Position>| masks.iter().filter(|at| count.embeds && at.1.gate == 0).count();
+        assert!(device_masks.is_subset(&server_masks), "{slot:?}");
+        assert_eq!(
+            server_masks.len() - device_masks.len(),
+            embedding(&server_masks) - embedding(&device_masks),
+            "{slot:?}"
+        );
+        assert!(!count.embeds || embedding(&device_masks) > 0, "{slot:?}");
         // Whatever the server draws online, the dealer drew: index masks and operand masks.
         assert_eq!(words(&of_key(&r.online, r.server_key)), words(&of_key(&r.deal, r.server_key)), "{slot:?}");
         // The run key, with the dealer: of a table's pads only the chosen one, of wire masks all but the last's.
@@ -156,7 +172,6 @@ fn draw_both_ends(fixture: &Fixture) {
         for shared in [Purpose::OperandPad, Purpose::IndexMask] {
             assert_eq!(purpose(&device, shared), purpose(&dealer, shared), "{slot:?} {shared:?}");
         }
-        let count = counted(&secret.program);
         assert_eq!(purpose(&device, Purpose::IndexMask).len() as u64, count.corrections);
         assert_eq!(purpose(&device, Purpose::TablePad).len() as u64, count.answers + count.requantised);
         // Nobody draws for another purpose, or under a key that is not named here.
@@ -170,12 +185,19 @@ struct Counted {
     corrections: u64,
     answers: u64,
     requantised: u64,
+    embeds: bool,
 }
 
 impl Party for Counted {
     type Error = CircuitError;
     fn gate(&mut self, gate: &Gate) -> Result<(), CircuitError> {
         let elements = u64::from(gate.elements());
+        if let Operand::Embed(embed) = &gate.operand {
+            // Its words have masks as indices have, and each a row of pads.
+            self.corrections += u64::from(embed.words.count);
+            self.answers += u64::from(embed.words.count) * u64::from(embed.width);
+            self.embeds = true;
+        }
         if gate.response.entries() > 0 {
             self.corrections += elements;
             self.answers += elements;
@@ -205,8 +227,7 @@ fn wide() -> PoolSpec {
 
 #[test]
 fn the_cost_model_counts_the_devices_blocks() {
-    let pools = ROUTINGS.into_iter().map(|routing| PoolSpec { routing, ..pool() }).chain([wide()]);
-    pools.for_each(|pool| count_blocks(Fixture::new(pool)));
+    pools().chain([wide()]).for_each(|pool| count_blocks(Fixture::new(pool)));
 }
 
 fn count_blocks(fixture: &Fixture) {
@@ -298,25 +319,38 @@ fn each_one_time_position_enters_one_element_of_one_message() {
         output_bits: 17,
     };
     let router = RouterSpec { trunk: ModelSpec { output_bits: 12, ..spec }, answers: 4 };
+    let of_words = Some(Words { count: 6, bits: 3 });
     let programs = [
-        (Slot::Model(0), Program::Model { spec, classes: 3, output: Output::Label }),
-        (Slot::Model(1), Program::Model { spec, classes: 3, output: Output::Logits }),
-        (Slot::Router, Program::Router { spec: router, models: 3, output: Output::Label, routing: Routing::Open }),
+        (Slot::Model(0), Program::Model { spec, words: of_words, classes: 3, output: Output::Label }),
+        (Slot::Model(0), Program::Model { spec, words: None, classes: 3, output: Output::Label }),
+        (Slot::Model(1), Program::Model { spec, words: None, classes: 3, output: Output::Logits }),
+        (
+            Slot::Router,
+            Program::Router { spec: router, words: None, models: 3, output: Output::Label, routing: Routing::Open },
+        ),
         (
             Slot::Router,
             Program::Router {
                 spec: router,
+                words: None,
                 models: 3,
                 output: Output::Logits,
                 routing: Routing::Private { epsilon: 1000 },
             },
         ),
-        (Slot::Router, Program::Router { spec: router, models: 3, output: Output::Label, routing: Routing::Device }),
+        (
+            Slot::Router,
+            Program::Router { spec: router, words: None, models: 3, output: Output::Label, routing: Routing::Device },
+        ),
     ];
     for (slot, program) in programs {
         let secret = random_secret(program, 5, 2);
         let seeds = Seeds { slot, ..Seeds::fixed(8) };
-        let input = [5, -3, 0, 7, 1, -8];
+        let input = if secret.program.gate(0).unwrap().unwrap().correlated() > 0 {
+            [5, 3, 0, 7, 1, 5]
+        } else {
+            [5, -3, 0, 7, 1, -8]
+        };
         let r = recorded(&secret, &seeds, 2, &input, 2);
         let corrections = &r.outcome.corrections;
         let up = r.outcome.up.concat();
@@ -337,7 +371,15 @@ fn each_one_time_position_enters_one_element_of_one_message() {
                 online_changes(MessageKind::Correction),
                 online_changes(MessageKind::Answer),
             );
+            let embeds = matches!(program.gate(id.gate).unwrap().unwrap().operand, Operand::Embed(_));
             match id.purpose {
+                // A word's; its pads and those of the vector's share, in a single element of the sum.
+                Purpose::IndexMask if embeds => {
+                    assert!(shares > 0 && offline_changes + given + answers == 0, "{id:?} {element}")
+                }
+                Purpose::TablePad if embeds => {
+                    assert_eq!((shares, offline_changes + given + answers), (1, 0), "{id:?} {element}")
+                }
                 // One correction, and nothing else.
                 Purpose::IndexMask => {
                     assert_eq!((offline_changes + given, shares + answers), (1, 0), "{id:?} {element}")
@@ -359,7 +401,7 @@ fn each_one_time_position_enters_one_element_of_one_message() {
                 Purpose::WireMask => {
                     assert_eq!(answers, 0, "{id:?} {element}");
                     let gate = program.gate(id.gate).unwrap().unwrap();
-                    let private = matches!(gate.operand, Operand::Private);
+                    let private = matches!(gate.operand, Operand::Private | Operand::Embed(_));
                     assert_eq!(shares, usize::from(private), "{id:?} {element}");
                     let own = offline_elements.iter().filter(|e| {
                         let first = gate.corrections_at;

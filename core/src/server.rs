@@ -10,7 +10,7 @@ use zeroize::Zeroize;
 use crate::circuit::{CircuitError, Gate, Layout, Message, MessageKind, Operand, Party, Program, Response, Wire};
 use crate::clear::{Parameters, scratch_elements};
 use crate::error::BufferError;
-use crate::gate::{combine, linear, opening, product, remask, requantise, table, tell};
+use crate::gate::{combine, embed, linear, opening, product, remask, requantise, table, tell};
 use crate::keys::StreamKey;
 use crate::prg::{Purpose, Stream, StreamId};
 use crate::ring::{BitWriter, bits_at};
@@ -128,8 +128,12 @@ pub fn mask_weights(
     impl Party for Mask<'_> {
         type Error = CircuitError;
         fn gate(&mut self, gate: &Gate) -> Result<(), CircuitError> {
-            if let Operand::Linear(linear) = &gate.operand {
-                linear::mask_weights(gate.id, linear, self.key, self.weights, self.masked);
+            match &gate.operand {
+                Operand::Linear(linear) => {
+                    linear::mask_weights(gate.id, linear, self.key, self.weights, self.masked);
+                }
+                Operand::Embed(embed) => embed::mask_weights(gate.id, embed, self.key, self.weights, self.masked),
+                Operand::Private | Operand::Product(_) | Operand::Combine(_) => {}
             }
             Ok(())
         }
@@ -246,9 +250,21 @@ impl<'a> Server<'a> {
         let gate = self.gate.take().ok_or(ServerError::Turn)?;
         match message.kind {
             MessageKind::Share => {
+                let sent = |element: u64| bits_at(bytes, element * u64::from(message.bits), message.bits);
+                let stock = self.stock.correlations;
+                let entry =
+                    |element: u64| bits_at(stock, gate.stock_at * 8 + element * u64::from(message.bits), message.bits);
                 let out = self.held_mut(&gate.out);
-                for (element, slot) in (0u64..).zip(out) {
-                    *slot = bits_at(bytes, element * u64::from(message.bits), message.bits);
+                match &gate.operand {
+                    Operand::Embed(embed) => {
+                        let words = u64::from(embed.words.count);
+                        let places = (0..embed.rows).flat_map(|row| (0..embed.width).map(move |column| (row, column)));
+                        for ((element, slot), (row, column)) in (words..).zip(out).zip(places) {
+                            let word = |i: u16| sent(i.into());
+                            *slot = embed::server_share(embed, row, column, sent(element), word, entry);
+                        }
+                    }
+                    _ => (0u64..).zip(out).for_each(|(element, slot)| *slot = sent(element)),
                 }
             }
             MessageKind::Correction => {
@@ -287,7 +303,7 @@ impl<'a> Server<'a> {
             }
         };
         match &gate.operand {
-            Operand::Private => {}
+            Operand::Private | Operand::Embed(_) => {}
             Operand::Linear(linear) => {
                 let biases = self.parameters.biases;
                 linear::evaluate(linear, self.parameters.weights, before, self.scratch, |element, value| {
@@ -321,7 +337,7 @@ impl<'a> Server<'a> {
                     opening::server_index(opening, *slot, correction, rho.draw())
                 }
                 Response::Remask { bits } => remask::server_share(*slot, correction, bits),
-                Response::Share | Response::Reveal { .. } => return,
+                Response::Share { .. } | Response::Reveal { .. } => return,
             };
         }
     }

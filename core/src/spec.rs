@@ -15,7 +15,7 @@ use crate::circuit::{CircuitError, Program, Slot};
 use crate::routing::{MAX_EPSILON, MAX_PRIVATE_MODELS, Routing};
 
 /// Version of the encoding of [`PoolSpec`]; the first field on the wire.
-pub const SPEC_VERSION: u16 = 5;
+pub const SPEC_VERSION: u16 = 6;
 /// Most models in one pool (the router not counted).
 pub const MAX_MODELS: usize = 8;
 /// Most layers in one model.
@@ -32,6 +32,8 @@ pub const MAX_CLASSES: u16 = 256;
 pub const MAX_LABELS: u16 = 32;
 /// Most values in one input.
 pub const MAX_INPUT: u16 = 8192;
+/// Most bits of a word: all entries of a vocabulary stand once per word in the server's stock.
+pub const MAX_WORD_BITS: u8 = 14;
 /// Most bits of a table index or of a requantised value.
 pub const MAX_INDEX_BITS: u8 = 16;
 /// Most bits of a table index: a table stands once per element in the server's stock.
@@ -63,6 +65,15 @@ impl Opening {
     }
 }
 
+/// An input of words, of which the device knows numbers and the server, for each model, vectors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Words {
+    /// Words in one input.
+    pub count: u16,
+    /// A word is a number of so many bits.
+    pub bits: u8,
+}
+
 /// The public shape of one transformer, or of the router's trunk.
 ///
 /// The residual stream is never opened: every nonlinear gate reads an affine function of *all*
@@ -71,7 +82,8 @@ impl Opening {
 pub struct ModelSpec {
     /// Rows of the model's view of the input.
     pub tokens: u16,
-    /// Columns of that view; `tokens * features` is the pool's input length.
+    /// Columns of that view; `tokens * features` is the pool's input length. Of words, which `tokens` divide: columns of the
+    /// embedding.
     pub features: u16,
     /// Columns of queries, of keys and of values, over all heads.
     pub width: u16,
@@ -132,12 +144,14 @@ pub struct PoolSpec {
     pub edition: [u8; 16],
     /// Public name of the task.
     pub task: String<MAX_NAME>,
-    /// Values in one input; each is a signed byte's range, or `input_bits` bits.
+    /// Values in one input, of `input_bits` bits each, or words.
     pub input_len: u16,
     /// Signed bits of an input value.
     pub input_bits: u8,
     /// An input value `v` stands for `v / 2^input_frac`.
     pub input_frac: u8,
+    /// 0; or an input is made of words of so many bits, one below `input_bits`, and each model has an embedding of them.
+    pub word_bits: u8,
     /// Classes of the answer.
     pub classes: u16,
     /// What devices learn of an answer; the server's policy.
@@ -168,7 +182,7 @@ pub enum SpecError {
     Size(&'static str),
     /// An opening's bits are out of range; the field's name.
     Bits(&'static str),
-    /// `tokens * features` of a model is not the pool's input length.
+    /// `tokens * features` of a model is not the pool's input length, or its `tokens` do not divide the words.
     InputLength,
     /// `heads` does not divide `width`.
     Heads,
@@ -195,7 +209,9 @@ impl fmt::Display for SpecError {
             Self::ModelCount => f.write_str("the pool has no model, or a router with fewer than two to choose from"),
             Self::Size(field) => write!(f, "`{field}` in the pool spec is zero or above its limit"),
             Self::Bits(field) => write!(f, "the bit widths of `{field}` in the pool spec are out of range"),
-            Self::InputLength => f.write_str("a model's tokens x features is not the pool's input length"),
+            Self::InputLength => f.write_str(
+                "a model's tokens x features is not the pool's input length, nor do its tokens divide the words",
+            ),
             Self::Heads => f.write_str("a model's width is not a multiple of its heads"),
             Self::Answers => f.write_str("the router answers for the first model, but has not its shape and classes"),
             Self::Name(field) => write!(f, "the name of a {field} in the pool spec is empty or not printable ASCII"),
@@ -261,10 +277,14 @@ impl ModelSpec {
         }
     }
 
-    fn validate(&self, input_len: u16) -> Result<(), SpecError> {
+    fn validate(&self, input_len: u16, words: Option<Words>) -> Result<(), SpecError> {
         within(self.tokens, MAX_TOKENS, "tokens")?;
         within(self.features, MAX_COLUMNS, "features")?;
-        if u32::from(self.tokens) * u32::from(self.features) != u32::from(input_len) {
+        let fits = match words {
+            None => u32::from(self.tokens) * u32::from(self.features) == u32::from(input_len),
+            Some(words) => words.count.is_multiple_of(self.tokens),
+        };
+        if !fits {
             return Err(SpecError::InputLength);
         }
         if usize::from(self.layers) > MAX_LAYERS {
@@ -317,18 +337,24 @@ impl PoolSpec {
         if self.input_frac > 16 {
             return Err(SpecError::Bits("input_frac"));
         }
+        let words = self.words();
+        if words.is_some()
+            && (self.word_bits > MAX_WORD_BITS || self.input_bits != self.word_bits + 1 || self.input_frac > 0)
+        {
+            return Err(SpecError::Bits("word"));
+        }
         if self.models.is_empty() {
             return Err(SpecError::ModelCount);
         }
         for model in &self.models {
             printable(&model.name, "model")?;
-            model.spec.validate(self.input_len)?;
+            model.spec.validate(self.input_len, words)?;
         }
         if let Some(router) = &self.router {
             if self.models.len() < 2 {
                 return Err(SpecError::ModelCount);
             }
-            router.trunk.validate(self.input_len)?;
+            router.trunk.validate(self.input_len, words)?;
             // Else differences of scores would wrap.
             if router.trunk.output_bits < MAX_TABLE_BITS {
                 return Err(SpecError::Bits("router"));
@@ -350,6 +376,12 @@ impl PoolSpec {
             Program::of(self, slot).and_then(|program| program.layout()).map_err(SpecError::Program)?;
         }
         Ok(())
+    }
+
+    /// The words of an input, if it is made of words.
+    #[must_use]
+    pub const fn words(&self) -> Option<Words> {
+        if self.word_bits > 0 { Some(Words { count: self.input_len, bits: self.word_bits }) } else { None }
     }
 
     /// The programs of the pool: the router, if there is one, and the models.

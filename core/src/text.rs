@@ -4,54 +4,42 @@
 //! all bytes of UTF-8 beyond ASCII count as letters. Words of one byte are skipped. The first five
 //! bytes of a word, which drops most endings, are hashed by 32-bit FNV-1a.
 //!
-//! The input is a matrix of [`TOKENS`] rows. Word `n` adds its code to row `n mod TOKENS`: an eighth of the
-//! columns, chosen by the hash, get 1. Codes are public and carry no meaning; what a word means is the
-//! embedding, which is the matrix of a model's first linear gate and stays the server's.
+//! The input is the numbers of the first words of a text: as many bits of a mixed hash as the pool's words have. Number 0
+//! stands for no word. What a word means is the embedding of each model, which stays the server's: see [`crate::gate::embed`].
+//! Two words may have one number, and then mean the same.
 //!
 //! Time is meant to depend on the lengths of the text and of the input only: there is no branch on the text
 //! here. No firmware uses this yet, so its machine code has not been scanned for what a compiler put in.
 
-/// Rows of an input made of text.
-pub const TOKENS: usize = 16;
+use crate::spec::MAX_WORD_BITS;
+
 /// Bytes of a word that count.
 const LETTERS: i32 = 5;
-/// Largest value of an input: what a signed byte holds.
-pub const MOST: i16 = i8::MAX as i16;
-
 /// Bytes of the shortest word that is not skipped.
 const SHORTEST: i32 = 2;
-/// A code has a 1 where so many bits of a hash leave three zeros.
-const CODE_SHIFT: u32 = 29;
 const OFFSET: u32 = 0x811C_9DC5;
 const PRIME: u32 = 0x0100_0193;
 
-/// Writes the words of `text`, UTF-8, as an input of whole numbers from 0 to [`MOST`]. Values beyond a multiple
-/// of [`TOKENS`] are zero.
+/// Writes the first words of `text`, UTF-8, as numbers below `2^bits` (1 to 14 bits), and zeros behind them.
 ///
 /// ```
-/// # use secure_router_core::text::{TOKENS, input};
-/// let (mut one, mut other) = ([0; 64 * TOKENS], [0; 64 * TOKENS]);
-/// input(b"Don't disappoint!", &mut one);
-/// input(b"dont -- a disappointment", &mut other);
+/// # use secure_router_core::text::input;
+/// let (mut one, mut other) = ([0; 32], [0; 32]);
+/// input(b"Don't disappoint!", 14, &mut one);
+/// input(b"dont -- a disappointment", 14, &mut other);
 /// assert_eq!(one, other);
 /// ```
-pub fn input(text: &[u8], out: &mut [i16]) {
+pub fn input(text: &[u8], bits: u8, out: &mut [i16]) {
     out.fill(0);
-    let columns = out.len() / TOKENS;
-    if columns == 0 {
-        return;
-    }
-    let mut token = 0u32;
+    let mut word = 0u32;
     words(text, |hash, ends| {
-        for (row, values) in (0u32..).zip(out.chunks_exact_mut(columns).take(TOKENS)) {
-            let wanted = ends & is_zero(row ^ token);
-            for (column, value) in (0u32..).zip(values) {
-                let marked = is_zero(mixed(hash ^ column.wrapping_mul(PRIME)) >> CODE_SHIFT);
-                let room = (*value - MOST) >> 15;
-                *value += (wanted & marked) as i16 & room & 1;
-            }
+        let number = mixed(hash) >> (32 - u32::from(bits.clamp(1, MAX_WORD_BITS)));
+        let number = select(is_zero(number), 1, number);
+        for (place, slot) in (0u32..).zip(&mut *out) {
+            let wanted = ends & is_zero(place ^ word);
+            *slot = select(wanted, number, *slot as u32) as i16;
         }
-        token = (token + (ends & 1).cast_unsigned()) % TOKENS as u32;
+        word += (ends & 1).cast_unsigned();
     });
 }
 
@@ -130,16 +118,13 @@ mod tests {
         }
 
         #[test]
-        fn an_input_is_the_sum_of_its_words(text in "[a-f]{1,7}( [a-f]{1,7}){0,40}", columns in 0usize..70, rest in 0usize..16) {
-            let mut out = vec![7; TOKENS * columns + rest];
-            input(text.as_bytes(), &mut out);
-            let mut sum = vec![0; out.len()];
-            for (nth, hash) in plainly(text.as_bytes()).into_iter().enumerate() {
-                for column in (0..columns).filter(|c| mixed(hash ^ (*c as u32).wrapping_mul(PRIME)) < 1 << CODE_SHIFT) {
-                    sum[nth % TOKENS * columns + column] += 1;
-                }
-            }
-            prop_assert_eq!(out, sum);
+        fn an_input_is_its_first_words(text in "[a-f]{1,7}( [a-f]{1,7}){0,40}", room in 0usize..50, bits in 1u8..=14) {
+            let mut out = vec![7; room];
+            input(text.as_bytes(), bits, &mut out);
+            let number = |hash| (mixed(hash) >> (32 - bits)).max(1) as i16;
+            let mut numbers: Vec<i16> = plainly(text.as_bytes()).into_iter().map(number).collect();
+            numbers.resize(room, 0);
+            prop_assert_eq!(out, numbers);
         }
     }
 
@@ -150,25 +135,17 @@ mod tests {
     }
 
     #[test]
-    fn a_code_is_an_eighth_of_the_columns_and_another_for_each_word() {
-        let code = |word: &str| {
-            let mut out = [0; 64 * TOKENS];
-            input(word.as_bytes(), &mut out);
-            out[..64].to_vec()
+    fn numbers_are_spread_over_the_vocabulary() {
+        let number = |word: &str| {
+            let mut out = [0];
+            input(word.as_bytes(), 12, &mut out);
+            out[0]
         };
-        let words: Vec<String> = (0..2000).map(|i| format!("w{i}")).collect();
-        let mut codes: Vec<Vec<i16>> = words.iter().map(|word| code(word)).collect();
-        let ones: i32 = codes.iter().flatten().map(|v| i32::from(*v)).sum();
-        assert!((15_500..16_500).contains(&ones), "{ones}");
-        codes.sort();
-        codes.dedup();
-        assert!(codes.len() > 1990, "{}", codes.len());
-    }
-
-    #[test]
-    fn a_value_does_not_leave_its_range() {
-        let mut out = [0; 64 * TOKENS];
-        input("same ".repeat(10_000).as_bytes(), &mut out);
-        assert!(out.iter().all(|v| [0, MOST].contains(v)) && out.contains(&MOST));
+        let mut numbers: Vec<i16> = (0..4096).map(|i| number(&format!("w{i}"))).collect();
+        numbers.sort_unstable();
+        assert!(numbers[0] > 0 && numbers[4095] < 4096);
+        numbers.dedup();
+        // Of as many draws as numbers a fraction of 1 - 1/e is expected, 2,589.
+        assert!((2_480..2_700).contains(&numbers.len()), "{}", numbers.len());
     }
 }

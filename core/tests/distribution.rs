@@ -16,7 +16,7 @@ use secure_router_core::keys::StreamKey;
 use secure_router_core::prg::{Purpose, Stream, StreamId};
 use secure_router_core::ring::{bits_at, low_bits};
 use secure_router_core::routing::Routing;
-use secure_router_core::spec::{ModelSpec, Opening, Output, RouterSpec};
+use secure_router_core::spec::{ModelSpec, Opening, Output, RouterSpec, Words};
 
 const RUNS: u64 = 4000;
 const SIGMAS: f64 = 6.0;
@@ -41,16 +41,22 @@ fn spec() -> ModelSpec {
     }
 }
 
-fn programs() -> [Program; 4] {
+fn programs() -> [Program; 5] {
     let trunk = ModelSpec { heads: 0, output_bits: 13, ..spec() };
     let shape = RouterSpec { trunk, answers: 3 };
-    let router = |routing| Program::Router { spec: shape, models: 3, output: Output::Label, routing };
+    let router = |routing| Program::Router { spec: shape, words: None, models: 3, output: Output::Label, routing };
     [
-        Program::Model { spec: spec(), classes: 3, output: Output::Label },
+        Program::Model { spec: spec(), words: None, classes: 3, output: Output::Label },
         router(Routing::Open),
         // The dealer's choice in nearly every other item.
         router(Routing::Private { epsilon: 1300 }),
         router(Routing::Device),
+        Program::Model {
+            spec: ModelSpec { heads: 0, ..spec() },
+            words: Some(Words { count: 12, bits: 4 }),
+            classes: 3,
+            output: Output::Label,
+        },
     ]
 }
 
@@ -66,7 +72,14 @@ fn worlds(program: Program) -> [(Secret, Vec<i16>); 2] {
     nothing.tables.iter_mut().for_each(|entry| *entry = 0);
     let mut full = random_secret(program, 2, 100);
     full.tables.iter_mut().for_each(|entry| *entry = 63 - *entry / 8);
-    [(nothing, vec![0; 12]), (full, vec![-128; 12])]
+    let [least, _] = extremes(&program);
+    [(nothing, vec![0; 12]), (full, least)]
+}
+
+/// Inputs as far apart as can be.
+fn extremes(program: &Program) -> [Vec<i16>; 2] {
+    let embeds = matches!(program.gate(0).unwrap().unwrap().operand, Operand::Embed(_));
+    if embeds { [vec![15; 12], vec![0; 12]] } else { [vec![-128; 12], vec![127; 12]] }
 }
 
 /// A run of packed elements: the source (party and message), its first bit, elements and bits.
@@ -150,7 +163,7 @@ fn sections(program: &Program) -> Vec<Section> {
                 let name = format!("gate {} {name}", gate.id);
                 self.all.push(Section { name, source, first_bit, elements, bits, own });
             };
-            let correlated = u64::from(gate.correlated());
+            let correlated = gate.correlated();
             add("correlation".into(), Source::Stock, gate.stock_at * 8, correlated, gate.bits(), Own::Nothing);
             let entries = elements * u64::from(gate.response.entries());
             add("entries".into(), Source::Stock, gate.entries_at * 8, entries, gate.out.bits, Own::Nothing);
@@ -324,7 +337,7 @@ fn view(program: &Program, outcome: &Outcome) -> Vec<u8> {
 fn the_servers_joint_view_does_not_tell_two_inputs_apart() {
     for program in programs() {
         let (secret, _) = &worlds(program)[1];
-        let inputs = [vec![-128; 12], vec![127; 12]];
+        let inputs = extremes(&program);
         let seeds = Seeds { slot: slot(&program), ..Seeds::fixed(33) };
         let mut ones: [Vec<f64>; 2] = Default::default();
         let mut joint: [Vec<f64>; 2] = Default::default();

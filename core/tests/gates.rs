@@ -62,7 +62,7 @@ fn requantisation_is_unbiased_and_within_one_unit_for_every_value_and_every_mask
 fn the_mean_of_many_roundings_under_the_protocol_is_the_value() {
     // 24 biases as accumulators of a requantisation by 7 bits, over many inferences.
     let spec = ModelSpec { tokens: 1, features: 1, width: 8, heads: 1, ffn: 0, layers: 1, ..base() };
-    let mut secret = random_secret(Program::Model { spec, classes: 8, output: Output::Logits }, 1, 1);
+    let mut secret = random_secret(Program::Model { spec, words: None, classes: 8, output: Output::Logits }, 1, 1);
     secret.weights.iter_mut().for_each(|w| *w = 0);
     // The values come through the mixing: one token, and a score table that is 1.
     secret.tables.iter_mut().for_each(|entry| *entry = 1);
@@ -141,7 +141,7 @@ fn base() -> ModelSpec {
 fn tabled(o: Opening, values: &[i32], output_bits: u8) -> Secret {
     let count = values.len() as u16;
     let spec = ModelSpec { heads: 0, ffn: count, ffn_in: o, output_bits, ..base() };
-    let mut secret = random_secret(Program::Model { spec, classes: count, output: Output::Logits }, 1, 1);
+    let mut secret = random_secret(Program::Model { spec, words: None, classes: count, output: Output::Logits }, 1, 1);
     secret.weights.iter_mut().for_each(|w| *w = 0);
     secret.biases.iter_mut().for_each(|b| *b = 0);
     secret.biases[..values.len()].copy_from_slice(values);
@@ -201,7 +201,7 @@ fn the_output_takes_the_extreme_logits() {
     for bits in [2u8, 9, 24, 31, 32] {
         let (low, high) = (-(1i64 << (bits - 1)), (1i64 << (bits - 1)) - 1);
         let spec = ModelSpec { heads: 0, ffn: 0, layers: 0, output_bits: bits, ..base() };
-        let mut secret = random_secret(Program::Model { spec, classes: 4, output: Output::Logits }, 1, 1);
+        let mut secret = random_secret(Program::Model { spec, words: None, classes: 4, output: Output::Logits }, 1, 1);
         secret.weights.iter_mut().for_each(|w| *w = 0);
         secret.biases = vec![low as i32, high as i32, 0, -1];
         let logits = run(&secret, &Seeds::fixed(1), 3, &[5], &[], 1024, 1).logits;
@@ -222,7 +222,7 @@ fn requantised_queries_keys_and_values_take_their_extremes() {
     let limit = (1i32 << (n - 2)) - 1;
     for (q, k, v) in [(limit, limit, limit), (-limit, limit, -limit), (-limit, -limit, limit), (0, -limit, -limit)] {
         let spec = ModelSpec { width: 1, ffn: 0, qkv: shape(3, n), score: shape(7, 9), mix: shape(4, 14), ..base() };
-        let mut secret = random_secret(Program::Model { spec, classes: 1, output: Output::Logits }, 1, 1);
+        let mut secret = random_secret(Program::Model { spec, words: None, classes: 1, output: Output::Logits }, 1, 1);
         secret.weights.iter_mut().for_each(|w| *w = 0);
         *secret.weights.last_mut().unwrap() = 1;
         secret.biases.iter_mut().for_each(|b| *b = 0);
@@ -339,6 +339,7 @@ fn arbiter(models: u16, utilities: &[i16], output_bits: u8) -> Secret {
     let trunk = ModelSpec { heads: 0, ffn: 0, layers: 0, output_bits, ..base() };
     let program = Program::Router {
         spec: RouterSpec { trunk, answers: 0 },
+        words: None,
         models,
         output: Output::Label,
         routing: Routing::Open,

@@ -53,6 +53,7 @@ fn fixture() -> &'static Fixture {
         input_len: 48,
         input_bits: 8,
         input_frac: 4,
+        word_bits: 0,
         classes: 3,
         output: Output::Label,
         routing: Routing::Open,
@@ -429,7 +430,7 @@ fn server_at(message: usize, test: impl FnOnce(&mut Server<'_>, MessageKind, usi
         ffn_in: opening(6, 5),
         output_bits: 16,
     };
-    let program = Program::Model { spec, classes: 3, output: Output::Label };
+    let program = Program::Model { spec, words: None, classes: 3, output: Output::Label };
     let (secret, seeds) = (random_secret(program, 4, 3), Seeds::fixed(8));
     let (correlations, corrections) = (deal(&secret, &seeds, 0), offline(&secret, &seeds, 0, 1024, 4));
     let mut work = vec![0; work_words(&program).unwrap()];

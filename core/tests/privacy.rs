@@ -50,8 +50,11 @@ fn largest(routing: Routing) -> Secret {
         output_bits: 12,
     };
     let spec = RouterSpec { trunk, answers: 0 };
-    let mut secret =
-        random_secret(Program::Router { spec, models: MODELS as u16, output: Output::Label, routing }, 1, 1);
+    let mut secret = random_secret(
+        Program::Router { spec, words: None, models: MODELS as u16, output: Output::Label, routing },
+        1,
+        1,
+    );
     secret.weights = vec![8, 0, 0, 0, 8, 0, 0, 0, 8];
     secret.biases = vec![0; MODELS];
     secret

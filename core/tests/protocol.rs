@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use secure_router_core::circuit::{Program, Slot};
 use secure_router_core::clear::ClearError;
 use secure_router_core::routing::{MAX_EPSILON, MAX_PRIVATE_MODELS, Routing};
-use secure_router_core::spec::{ModelSpec, Opening, Output, RouterSpec};
+use secure_router_core::spec::{ModelSpec, Opening, Output, RouterSpec, Words};
 
 fn opening(shift: u8, index_bits: u8) -> Opening {
     Opening { shift, index_bits }
@@ -29,6 +29,19 @@ prop_compose! {
     }
 }
 
+/// Some inputs are made of words, as many to each token.
+fn words(spec: &ModelSpec, (each, bits): (u16, u8)) -> Option<Words> {
+    (bits > 0).then_some(Words { count: each * spec.tokens, bits })
+}
+
+/// An input: values up to `edge` either way, or any words.
+fn input(spec: &ModelSpec, words: Option<Words>, edge: i16) -> Vec<i16> {
+    match words {
+        None => (0..spec.tokens * spec.features).map(|i| ((i as i16 * 37) % (2 * edge + 1)) - edge).collect(),
+        Some(words) => (0..words.count as i16).map(|i| (i * 37 + edge) & ((1 << words.bits) - 1)).collect(),
+    }
+}
+
 /// Whether one item has won; of three or more it may be none, where rounding puts near ones in a circle.
 fn winners(one_hot: &[i64]) -> bool {
     let least = i64::from((1..3).contains(&one_hot.len()));
@@ -41,12 +54,13 @@ proptest! {
     #[test]
     fn a_model_equals_the_reference_bit_for_bit(
         spec in shapes(), classes in 1u16..5, seed: u64, size in 1i16..30, edge in 1i16..64, frame in 1usize..90, tile in 1u16..7,
-        label: bool,
+        label: bool, vocabulary in (1u16..4, 0u8..7),
     ) {
         let output = if label { Output::Label } else { Output::Logits };
-        let secret = secret(Program::Model { spec, classes, output }, seed, size);
+        let words = words(&spec, vocabulary);
+        let secret = secret(Program::Model { spec, words, classes, output }, seed, size);
         let seeds = Seeds::fixed(seed as u8);
-        let input: Vec<i16> = (0..spec.tokens * spec.features).map(|i| ((i as i16 * 37) % (2 * edge + 1)) - edge).collect();
+        let input = input(&spec, words, edge);
         let expected = match reference(&secret, &input, &[], &mut Dither(seeds.dealer_keys(5))) {
             Ok(expected) => expected,
             Err(ClearError::Range { .. }) => return Err(TestCaseError::reject("the random model overflows its bits")),
@@ -63,6 +77,7 @@ proptest! {
     #[test]
     fn the_router_finds_the_best_score_and_ties_go_to_the_first(
         spec in shapes(), models in 2u16..=8, answers in 0u16..6, seed: u64, scores: [u8; 8], flat: bool, policy in 0..3,
+        vocabulary in (1u16..4, 0u8..7),
     ) {
         let routing = match policy {
             0 => Routing::Open,
@@ -74,7 +89,8 @@ proptest! {
         let mut trunk = spec;
         trunk.output_bits = 24;
         let router = RouterSpec { trunk, answers };
-        let program = Program::Router { spec: router, models, output: Output::Label, routing };
+        let words = words(&spec, vocabulary);
+        let program = Program::Router { spec: router, words, models, output: Output::Label, routing };
         let mut secret = secret(program, seed, 9);
         if flat {
             // The last linear gate's.
@@ -83,7 +99,7 @@ proptest! {
         }
         let scores: Vec<i32> = scores.iter().map(|s| i32::from(*s) % 3 - 100).collect();
         let seeds = Seeds { slot: Slot::Router, ..Seeds::fixed(seed as u8) };
-        let input = vec![3; usize::from(spec.tokens * spec.features)];
+        let input = input(&spec, words, 3);
         let expected = match reference(&secret, &input, &scores, &mut Dither(seeds.dealer_keys(1))) {
             Ok(expected) => expected,
             Err(ClearError::Range { .. }) => return Err(TestCaseError::reject("the random router overflows its bits")),

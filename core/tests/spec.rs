@@ -13,7 +13,8 @@ use secure_router_core::routing::{MAX_EPSILON, Routing};
 use secure_router_core::session::LinkProfile;
 use secure_router_core::spec::{
     MAX_CLASSES, MAX_COLUMNS, MAX_INDEX_BITS, MAX_INPUT, MAX_LABELS, MAX_LAYERS, MAX_MODELS, MAX_SPEC_BYTES,
-    MAX_TABLE_BITS, MAX_TOKENS, ModelSpec, NamedModel, Opening, Output, PoolSpec, RouterSpec, SPEC_VERSION, SpecError,
+    MAX_TABLE_BITS, MAX_TOKENS, MAX_WORD_BITS, ModelSpec, NamedModel, Opening, Output, PoolSpec, RouterSpec,
+    SPEC_VERSION, SpecError,
 };
 use secure_router_core::{dealer, device, server};
 
@@ -46,6 +47,7 @@ fn small() -> PoolSpec {
         input_len: 24,
         input_bits: 8,
         input_frac: 3,
+        word_bits: 0,
         classes: 4,
         output: Output::Label,
         routing: Routing::Open,
@@ -76,6 +78,7 @@ fn largest() -> PoolSpec {
         input_len: MAX_INPUT,
         input_bits: 16,
         input_frac: 16,
+        word_bits: 0,
         classes: MAX_CLASSES,
         output: Output::Logits,
         routing: Routing::Open,
@@ -129,7 +132,8 @@ fn measure(pool: &PoolSpec) {
 
 #[test]
 fn a_spec_comes_back_and_nothing_else_passes_for_it() {
-    for pool in [small(), largest()] {
+    let words = PoolSpec { word_bits: 7, input_frac: 0, ..small() };
+    for pool in [small(), words, largest()] {
         let bytes = encoded(&pool);
         assert_eq!(PoolSpec::from_bytes(&bytes), Ok(pool));
         for cut in 0..bytes.len() {
@@ -165,6 +169,27 @@ fn every_limit_has_its_error() {
         (|p| p.input_bits = 1, SpecError::Bits("input")),
         (|p| p.input_bits = 17, SpecError::Bits("input")),
         (|p| p.input_frac = 17, SpecError::Bits("input_frac")),
+        (
+            |p| (p.word_bits, p.input_bits, p.input_frac) = (MAX_WORD_BITS + 1, MAX_WORD_BITS + 2, 0),
+            SpecError::Bits("word"),
+        ),
+        (|p| (p.word_bits, p.input_frac) = (8, 0), SpecError::Bits("word")),
+        (|p| p.word_bits = 7, SpecError::Bits("word")),
+        (|p| (p.word_bits, p.input_frac, p.models[0].spec.tokens) = (7, 0, 5), SpecError::InputLength),
+        (
+            |p| {
+                (p.word_bits, p.input_bits, p.input_frac, p.input_len) = (14, 15, 0, MAX_INPUT);
+                p.models[0].spec.features = 64;
+            },
+            SpecError::Program(CircuitError::TooLarge),
+        ),
+        (
+            |p| {
+                (p.word_bits, p.input_bits, p.input_frac) = (12, 13, 0);
+                p.models[0].spec = ModelSpec { heads: 0, ffn: 0, layers: 0, output_bits: 11, ..p.models[0].spec };
+            },
+            SpecError::Program(CircuitError::WireTooNarrow { needed: 12, have: 11 }),
+        ),
         (|p| p.models.clear(), SpecError::ModelCount),
         (|p| p.models.truncate(1), SpecError::ModelCount),
         (|p| p.task.clear(), SpecError::Name("task")),
@@ -282,11 +307,11 @@ fn answering(pool: &PoolSpec, answers: u16) -> RouterSpec {
 prop_compose! {
     fn pools()(
         edition: [u8; 16], classes in near(MAX_CLASSES), input_bits in bytewise(16), specs in vec(models(), 0..=4),
-        router in proptest::option::of(models()), wild in 0u8..20, label: bool, own: bool,
+        router in proptest::option::of(models()), wild in 0u8..20, label: bool, own: bool, words: bool,
         leak in 0u32..20,
     ) -> PoolSpec {
         let mut pool = PoolSpec {
-            edition, task: "t".try_into().unwrap(), input_len: if wild == 0 { 255 } else { 256 }, input_bits, input_frac: 8, classes,
+            edition, task: "t".try_into().unwrap(), input_len: if wild == 0 { 255 } else { 256 }, input_bits, input_frac: 8, word_bits: 0, classes,
             output: if label { Output::Label } else { Output::Logits },
             routing: match leak {
                 0..5 => Routing::Open,
@@ -296,6 +321,9 @@ prop_compose! {
             models: specs.into_iter().map(|spec| named("m", spec)).collect(),
             router: router.map(|trunk| RouterSpec { trunk, answers: 0 }),
         };
+        if words {
+            (pool.word_bits, pool.input_frac) = (pool.input_bits.wrapping_sub(1), 0);
+        }
         if own && !pool.models.is_empty() && pool.router.is_some() {
             pool.router = Some(answering(&pool, pool.classes));
         }

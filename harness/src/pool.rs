@@ -266,7 +266,7 @@ pub struct Examples {
 }
 
 impl Examples {
-    /// Reads a file of `inputs` (I8, one row each) and `labels` (U8).
+    /// Reads a file of `inputs` (I8 or, of words, I16, one row each) and `labels` (U8).
     ///
     /// # Errors
     /// Says what the file lacks, or that its rows are not the pool's inputs.
@@ -274,17 +274,15 @@ impl Examples {
         Self::read(path, Some(input_len))
     }
 
-    /// Texts without labels, as inputs of a pool that takes text: one whose values are whole numbers.
+    /// Texts without labels, as inputs of a pool that takes words.
     ///
     /// # Errors
     /// Says that the pool takes no text, or which text has no word (by its place, since it is private).
     pub fn of_texts(texts: &[String], pool: &PoolSpec) -> Result<Self> {
-        if pool.input_frac > 0 || !usize::from(pool.input_len).is_multiple_of(text::TOKENS) {
-            bail!("the pool `{}` takes no text", pool.task);
-        }
+        let Some(words) = pool.words() else { bail!("the pool `{}` takes no text", pool.task) };
         let input = |(nth, text): (usize, &String)| {
-            let mut input = vec![0; usize::from(pool.input_len)];
-            text::input(text.as_bytes(), &mut input);
+            let mut input = vec![0; usize::from(words.count)];
+            text::input(text.as_bytes(), words.bits, &mut input);
             if input.iter().all(|value| *value == 0) {
                 bail!("text {nth} has no word of two letters");
             }
@@ -334,9 +332,12 @@ impl Examples {
             if len == 0 {
                 bail!("an input has no values");
             }
-            let values = tensor(&file, "inputs", Dtype::I8)?;
-            let inputs =
-                values.chunks_exact(len).map(|row| row.iter().map(|v| i16::from(*v as i8)).collect()).collect();
+            let values: Vec<i16> = if inputs.dtype() == Dtype::I16 {
+                shorts(&file, "inputs")?
+            } else {
+                tensor(&file, "inputs", Dtype::I8)?.iter().map(|v| i16::from(*v as i8)).collect()
+            };
+            let inputs = values.chunks_exact(len).map(<[i16]>::to_vec).collect();
             let labels: Vec<usize> = tensor(&file, "labels", Dtype::U8)?.iter().map(|b| usize::from(*b)).collect();
             if labels.len() != count {
                 bail!("{count} inputs, but {} labels", labels.len());
@@ -412,9 +413,9 @@ mod tests {
             Examples::of_texts(&texts, spec).map(|examples| examples.inputs).map_err(|error| error.to_string())
         };
         assert_eq!(texts(&["fine"], &spec).unwrap_err(), "the pool `speech` takes no text");
-        (spec.input_frac, spec.input_len) = (0, 1024);
-        let mut expected = vec![0; 1024];
-        text::input(b"a fine film", &mut expected);
+        (spec.input_len, spec.input_bits, spec.input_frac, spec.word_bits) = (24, 13, 0, 12);
+        let mut expected = vec![0; 24];
+        text::input(b"a fine film", 12, &mut expected);
         assert_eq!(texts(&["A fine film!", "poor"], &spec).unwrap()[0], expected);
         assert_eq!(texts(&["fine", "?!"], &spec).unwrap_err(), "text 2 has no word of two letters");
     }

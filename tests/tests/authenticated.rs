@@ -95,6 +95,7 @@ fn pool(width: u16, layers: u8) -> PoolSpec {
         input_len: 416,
         input_bits: 8,
         input_frac: 4,
+        word_bits: 0,
         classes: 10,
         output: Output::Label,
         routing: Routing::Open,

@@ -71,7 +71,7 @@ pub fn pool(routing: Routing) -> PoolSpec {
         task: "fuzz".try_into().unwrap(),
         input_len: 48,
         input_bits: 8,
-        input_frac: 4,
+        input_frac: 4, word_bits: 0,
         classes: 3,
         output: Output::Label,
         routing,

@@ -2,6 +2,7 @@
 //!
 //! | file | operand or response |
 //! | --- | --- |
+//! | [`embed`] | secret vectors of the device's words |
 //! | [`linear`] | secret weights times shared wires |
 //! | [`product`] | product of two shared matrices |
 //! | [`combine`] | public combination, for the argmax |
@@ -15,6 +16,7 @@
 //! its input, and subtracts the operand's mask from what the server reveals.
 
 pub mod combine;
+pub mod embed;
 pub mod linear;
 pub mod opening;
 pub mod product;

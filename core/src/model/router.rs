@@ -10,7 +10,7 @@
 
 use crate::circuit::{Circuit, Combination, Combine, Groups, Operand, Party};
 use crate::routing::Routing;
-use crate::spec::{MAX_TABLE_BITS, Output, RouterSpec};
+use crate::spec::{MAX_TABLE_BITS, Output, RouterSpec, Words};
 
 use super::{Items, argmax, tell_index, trunk};
 
@@ -30,12 +30,13 @@ const _: () = assert!(UTILITY_SPREAD + COST_BIAS_MAX < 1 << (MAX_TABLE_BITS - 1)
 pub fn router<P: Party>(
     circuit: &mut Circuit<'_, P>,
     spec: &RouterSpec,
+    words: Option<Words>,
     models: u16,
     output: Output,
     routing: Routing,
 ) -> Result<(), P::Error> {
     let all = Groups([models, spec.answers]);
-    let estimates = trunk(circuit, &spec.trunk, all.items())?;
+    let estimates = trunk(circuit, &spec.trunk, words, all.items())?;
     let wire = circuit.remask(estimates, spec.trunk.output_bits)?;
     let items = Items { wire, difference: spec.trunk.difference() };
     let route = Groups([models, 0]);

@@ -11,7 +11,7 @@
 use heapless::Vec;
 
 use crate::circuit::{Circuit, CircuitError, Groups, HeadView, Linear, MAX_TERMS, Operand, Party, Product, Wire};
-use crate::spec::{ModelSpec, Output};
+use crate::spec::{ModelSpec, Output, Words};
 
 use super::{Items, argmax};
 
@@ -24,10 +24,11 @@ use super::{Items, argmax};
 pub fn transformer<P: Party>(
     circuit: &mut Circuit<'_, P>,
     spec: &ModelSpec,
+    words: Option<Words>,
     classes: u16,
     output: Output,
 ) -> Result<(), P::Error> {
-    let logits = trunk(circuit, spec, classes)?;
+    let logits = trunk(circuit, spec, words, classes)?;
     if output == Output::Logits {
         circuit.reveal(logits, spec.output_bits)?;
         return Ok(());
@@ -41,13 +42,17 @@ pub fn transformer<P: Party>(
 pub(crate) fn trunk<P: Party>(
     circuit: &mut Circuit<'_, P>,
     spec: &ModelSpec,
+    words: Option<Words>,
     outputs: u16,
 ) -> Result<Linear, P::Error> {
     let bits = spec.stream_bits();
     let mut stream: Vec<Wire, MAX_TERMS> = Vec::new();
     let extend = |stream: &mut Vec<Wire, MAX_TERMS>, wire| stream.push(wire).map_err(|_| CircuitError::TooLarge);
 
-    let input = circuit.input(spec.tokens, spec.features, bits)?;
+    let input = match words {
+        None => circuit.input(spec.tokens, spec.features, bits)?,
+        Some(words) => circuit.embed(words, spec.tokens, spec.features, bits)?,
+    };
     extend(&mut stream, input)?;
     for _ in 0..spec.layers {
         if spec.heads > 0 {

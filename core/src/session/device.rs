@@ -532,7 +532,8 @@ impl<'b, C: Counters> DeviceSession<'b, C> {
         }
         let bits = pool.input_bits;
         let limit = 1i32 << (bits - 1);
-        match input.iter().position(|value| !(-limit..limit).contains(&i32::from(*value))) {
+        let least = if pool.words().is_some() { 0 } else { -limit };
+        match input.iter().position(|value| !(least..limit).contains(&i32::from(*value))) {
             Some(index) => Err(SessionError::InputRange { index, bits }),
             None => Ok(()),
         }

@@ -78,12 +78,22 @@ pub fn pool() -> PoolSpec {
         input_len: 48,
         input_bits: 8,
         input_frac: 4,
+        word_bits: 0,
         classes: 5,
         output: secure_router_core::spec::Output::Logits,
         routing: Routing::Open,
         models: models.into_iter().collect(),
         router: Some(RouterSpec { trunk, answers: 0 }),
     };
+    spec.validate().unwrap();
+    spec
+}
+
+/// The same with inputs of words, of which the largest model's vectors fill several frames.
+pub fn word_pool() -> PoolSpec {
+    let mut spec = pool();
+    (spec.input_len, spec.input_bits, spec.input_frac, spec.word_bits) = (16, 5, 0, 4);
+    spec.models[2].spec.features = 40;
     spec.validate().unwrap();
     spec
 }
@@ -171,7 +181,8 @@ impl Fixture {
     }
 
     pub fn input(&self, seed: i16) -> Vec<i16> {
-        (0..i32::from(self.pool.input_len)).map(|i| ((i * 37 + i32::from(seed) * 11) % 128) as i16).collect()
+        let limit = self.pool.words().map_or(128, |words| 1 << words.bits);
+        (0..i32::from(self.pool.input_len)).map(|i| ((i * 37 + i32::from(seed) * 11) % limit) as i16).collect()
     }
 }
 

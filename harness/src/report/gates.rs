@@ -60,6 +60,7 @@ fn of_gate(gate: &Gate, stock_end: u64) -> GateCost {
     }
     let operand = match &gate.operand {
         Operand::Private => "input",
+        Operand::Embed(_) => "embedding",
         Operand::Linear(linear) if linear.pooled => "pooled linear",
         Operand::Linear(_) => "linear",
         Operand::Product(product) if product.transposed => "scores",
@@ -72,7 +73,7 @@ fn of_gate(gate: &Gate, stock_end: u64) -> GateCost {
         },
     };
     let response = match gate.response {
-        Response::Share => "",
+        Response::Share { .. } => "",
         Response::Remask { .. } => ", masked anew",
         Response::Requantise(_) => ", requantised",
         Response::Table { .. } => ", table",

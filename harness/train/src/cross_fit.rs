@@ -33,7 +33,7 @@ pub(crate) struct CrossFit<'a> {
     pub(crate) data: &'a Dataset,
     pub(crate) features: Features,
     /// All inputs, after each other.
-    inputs: Vec<i8>,
+    inputs: Vec<i16>,
     pub(crate) folds: Vec<usize>,
     /// Folds below this number are validated on.
     copies: usize,
@@ -47,7 +47,7 @@ pub(crate) struct CrossFit<'a> {
 impl<'a> CrossFit<'a> {
     pub(crate) fn new(data: &'a Dataset, task: &Task, seed: u64, epochs: u64) -> Result<Self> {
         let features = Features::of(data, task.arrangement.clone());
-        let inputs: Vec<Vec<i8>> = data.examples.par_iter().map(|e| features.quantised(e)).collect();
+        let inputs: Vec<Vec<i16>> = data.examples.par_iter().map(|e| features.quantised(e)).collect();
         let bar = ProgressBar::new(epochs);
         bar.set_style(ProgressStyle::with_template("{msg:10} {wide_bar} {pos}/{len} epochs, {eta} left")?);
         let folds = folds(data.examples.iter(), task.folds, seed);
@@ -60,7 +60,7 @@ impl<'a> CrossFit<'a> {
         self.data.classes.len()
     }
 
-    fn input(&self, i: usize) -> &[i8] {
+    fn input(&self, i: usize) -> &[i16] {
         let size = self.features.inputs();
         &self.inputs[i * size..][..size]
     }

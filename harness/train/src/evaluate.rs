@@ -92,7 +92,7 @@ fn cases(pool: &Pool, test: &TestSet, rounding: Rounding) -> Result<(Vec<Case>, 
 
 fn judge(
     pool: &Pool,
-    inputs: &[i8],
+    inputs: &[i16],
     labels: &[usize],
     reference: &mut impl Reference,
 ) -> Result<(Vec<Case>, Vec<usize>)> {

@@ -4,6 +4,7 @@ use crate::data::{Dataset, Example};
 use crate::motion::{self, Wear};
 use crate::rng::Rng;
 use secure_router_core::motion::{FRAC, INPUT};
+use secure_router_core::spec::Words;
 use secure_router_core::text;
 
 /// What one unit of an integer input of `frac` fractional bits is worth.
@@ -23,7 +24,7 @@ pub(crate) enum Arrangement {
     /// Columns in no order; a variant adds noise.
     Columns { count: usize },
     /// The bytes of a text; a variant leaves out words.
-    Text { columns: usize },
+    Text { words: Words },
 }
 
 impl Arrangement {
@@ -115,7 +116,7 @@ impl Features {
             Arrangement::Motion(_) => INPUT,
             Arrangement::Picture { side, .. } => side * side,
             Arrangement::Columns { count } => *count,
-            Arrangement::Text { columns } => text::TOKENS * columns,
+            Arrangement::Text { words } => words.count.into(),
         }
     }
 
@@ -123,9 +124,11 @@ impl Features {
     fn plain(&self, example: &Example) -> Vec<f32> {
         match &self.arrangement {
             Arrangement::Series { frames, .. } => self.resample(example, *frames, |s| s),
-            Arrangement::Motion(_) => motion::spectra(&example.values).into_iter().map(|v| self.real(v)).collect(),
+            Arrangement::Motion(_) => {
+                motion::spectra(&example.values).into_iter().map(|v| self.real(v.into())).collect()
+            }
             Arrangement::Picture { order, .. } => order.iter().map(|&i| self.normal(i, example.values[i])).collect(),
-            Arrangement::Text { .. } => self.text(&example.values),
+            Arrangement::Text { words } => Self::text(*words, &example.values),
             Arrangement::Columns { .. } => example.values.iter().enumerate().map(|(i, &v)| self.normal(i, v)).collect(),
         }
     }
@@ -142,22 +145,27 @@ impl Features {
             Arrangement::Motion(wear) => {
                 let level = rng.between(wear.noise.0, wear.noise.1);
                 let spectra = motion::spectra(&motion::worn(&example.values, wear, rng));
-                spectra.into_iter().map(|v| self.real(v) + level * rng.normal()).collect()
+                spectra.into_iter().map(|v| self.real(v.into()) + level * rng.normal()).collect()
             }
             Arrangement::Picture { side, order } => self.moved(example, *side, order, rng),
             Arrangement::Columns { .. } => {
                 let level = rng.between(0.0, 0.15);
                 self.plain(example).into_iter().map(|v| v + level * rng.normal()).collect()
             }
-            Arrangement::Text { .. } => self.text(&leave_out(&example.values, rng.between(0.0, 0.5), rng)),
+            Arrangement::Text { words } => Self::text(*words, &leave_out(&example.values, rng.between(0.0, 0.5), rng)),
         }
     }
 
+    /// What inputs are made of, unless of values.
+    pub(crate) const fn words(&self) -> Option<Words> {
+        if let Arrangement::Text { words } = self.arrangement { Some(words) } else { None }
+    }
+
     /// What the device makes of a text.
-    fn text(&self, bytes: &[f32]) -> Vec<f32> {
+    fn text(words: Words, bytes: &[f32]) -> Vec<f32> {
         let bytes: Vec<u8> = bytes.iter().map(|&b| b as u8).collect();
-        let mut input = vec![0; self.inputs()];
-        text::input(&bytes, &mut input);
+        let mut input = vec![0; words.count.into()];
+        text::input(&bytes, words.bits, &mut input);
         input.into_iter().map(f32::from).collect()
     }
 
@@ -219,7 +227,7 @@ impl Features {
     }
 
     /// The integers that the device feeds in.
-    pub(crate) fn quantised(&self, example: &Example) -> Vec<i8> {
+    pub(crate) fn quantised(&self, example: &Example) -> Vec<i16> {
         self.plain(example).into_iter().map(|v| self.quantise(v)).collect()
     }
 
@@ -257,12 +265,13 @@ impl Features {
     }
 
     /// Rounds a normalised value to the device's integer.
-    fn quantise(&self, value: f32) -> i8 {
-        (value / self.step()).round().clamp(-127.0, 127.0) as i8
+    fn quantise(&self, value: f32) -> i16 {
+        let limit = self.words().map_or(127.0, |words| f32::from((1i16 << words.bits) - 1));
+        (value / self.step()).round().clamp(-limit, limit) as i16
     }
 
     /// What a device's integer stands for.
-    pub(crate) fn real(&self, value: i8) -> f32 {
+    pub(crate) fn real(&self, value: i16) -> f32 {
         f32::from(value) * self.step()
     }
 }
@@ -271,6 +280,7 @@ impl Features {
 mod tests {
     use super::*;
 
+    const WORDS: Words = Words { count: 32, bits: 14 };
     const WOBBLE: Wobble = Wobble { ends: 0.1, bend: 0.1, noise: (0.1, 0.2), offset: 0.1, gain: 0.1 };
 
     fn plain(arrangement: Arrangement, channels: usize) -> Features {
@@ -339,17 +349,16 @@ mod tests {
 
     #[test]
     fn a_text_becomes_the_devices_input() {
-        let features = plain(Arrangement::Text { columns: 64 }, 1);
-        let mut expected = [0; 1024];
-        text::input(b"A fine, fine film", &mut expected);
-        let quantised: Vec<i16> = features.quantised(&text("A fine, fine film")).into_iter().map(i16::from).collect();
-        assert_eq!(quantised, expected);
+        let features = plain(Arrangement::Text { words: WORDS }, 1);
+        let mut expected = [0; 32];
+        text::input(b"A fine, fine film", 14, &mut expected);
+        assert_eq!(features.quantised(&text("A fine, fine film")), expected);
         assert_eq!(features.on_grid(&text("A fine, fine film")), expected.map(f32::from));
     }
 
     #[test]
     fn a_mixed_text_has_words_of_both_and_no_others() {
-        let features = plain(Arrangement::Text { columns: 64 }, 1);
+        let features = plain(Arrangement::Text { words: WORDS }, 1);
         let (one, other) = ("aa bb cc dd", "ee ff gg");
         let mut rng = Rng::new(1, "mixed");
         let mut seen = std::collections::BTreeSet::new();

@@ -28,11 +28,16 @@ impl HeldOut {
     /// Writes them as inference sees them: quantised.
     pub(crate) fn write(&self, path: &Path, features: &Features) -> Result<()> {
         let test = &self.0;
-        let inputs: Vec<u8> = test.examples.iter().flat_map(|e| features.quantised(e)).map(i8::cast_unsigned).collect();
+        let values = test.examples.iter().flat_map(|e| features.quantised(e));
+        // A value fits a byte, a word does not.
+        let (kind, inputs): (_, Vec<u8>) = match features.words() {
+            None => (Dtype::I8, values.map(|v| (v as i8).cast_unsigned()).collect()),
+            Some(_) => (Dtype::I16, values.flat_map(i16::to_le_bytes).collect()),
+        };
         let labels: Vec<u8> = test.examples.iter().map(|e| e.label as u8).collect();
         let n = test.examples.len();
         let tensors =
-            [("inputs", Dtype::I8, vec![n, features.inputs()], &inputs[..]), ("labels", Dtype::U8, vec![n], &labels)];
+            [("inputs", kind, vec![n, features.inputs()], &inputs[..]), ("labels", Dtype::U8, vec![n], &labels)];
         let about = [("source", test.source.clone()), ("classes", test.classes.join(","))];
         write_tensors(path, &tensors, about.map(|(key, text)| (key.to_owned(), text)).into())
     }
@@ -41,7 +46,7 @@ impl HeldOut {
 /// Device inputs with their labels, for the `evaluate` command.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct TestSet {
-    pub(crate) inputs: Vec<i8>,
+    pub(crate) inputs: Vec<i16>,
     pub(crate) input_len: usize,
     pub(crate) labels: Vec<usize>,
 }
@@ -53,6 +58,10 @@ impl TestSet {
         let inputs = file.tensor("inputs")?;
         let labels = file.tensor("labels")?.data().iter().map(|&b| usize::from(b)).collect();
         let input_len = inputs.shape().get(1).copied().filter(|l| *l > 0).context("the inputs are not a table")?;
-        Ok(Self { inputs: inputs.data().iter().map(|&b| b.cast_signed()).collect(), input_len, labels })
+        let inputs = match inputs.dtype() {
+            Dtype::I16 => inputs.data().as_chunks::<2>().0.iter().map(|b| i16::from_le_bytes(*b)).collect(),
+            _ => inputs.data().iter().map(|&b| b.cast_signed().into()).collect(),
+        };
+        Ok(Self { inputs, input_len, labels })
     }
 }

@@ -42,7 +42,8 @@ pub(crate) fn integers(
     name: &str,
 ) -> Result<Integers> {
     let mut composer = Composer { model, terms: Vec::new(), integers: Integers::default(), name };
-    composer.add_term(step(bits.input_frac), &model.embed);
+    let step = composer.input_step(bits)?;
+    composer.add_term(step, &model.embed);
     for block in &model.blocks {
         if let Some(sub) = &block.attention {
             let inner = &sub.inner;
@@ -69,7 +70,22 @@ pub(crate) fn integers(
     Ok(composer.integers)
 }
 
+/// Largest weight of an embedding.
+const LARGEST_OF_WORDS: f32 = 127.0;
+
 impl Composer<'_> {
+    /// What one unit of the first wire is worth: of values by their format; of words as the embedding is rounded, whose weights
+    /// are the first of all.
+    fn input_step(&mut self, bits: &Bits) -> Result<f32> {
+        let Some(words) = &self.model.words else { return Ok(step(bits.input_frac)) };
+        let largest = words.weight.value.iter().fold(f32::MIN_POSITIVE, |max, w| max.max(w.abs()));
+        let step = largest / LARGEST_OF_WORDS;
+        for w in &words.weight.value {
+            self.integers.weights.push(narrow(f64::from(w / step), self.name, "weight of a word")?);
+        }
+        Ok(step)
+    }
+
     fn add_term(&mut self, step: f32, back: &Linear) {
         let into_stream = back.weight.value.iter().map(|&w| f64::from(w)).collect();
         self.terms.push(Term { step: f64::from(step), columns: back.inputs, into_stream });
@@ -179,10 +195,10 @@ mod tests {
     fn exported_integers_compute_what_was_trained() {
         let mut rng = Rng::new(9, "inputs");
         // Each input has a level of its own per coefficient, so that the means over tokens differ.
-        let integer: Vec<[i8; 32 * 13]> = (0..64)
+        let integer: Vec<[i16; 32 * 13]> = (0..64)
             .map(|_| {
                 let levels = [(); 13].map(|()| 16.0 * rng.normal());
-                std::array::from_fn(|i| (levels[i % 13] + 6.0 * rng.normal()) as i8)
+                std::array::from_fn(|i| (levels[i % 13] + 6.0 * rng.normal()) as i8 as i16)
             })
             .collect();
         let real: Vec<f32> = integer.as_flattened().iter().map(|&v| f32::from(v) * step(4)).collect();
@@ -198,6 +214,7 @@ mod tests {
             let integers = integers(&model, &recipe.bits, |_| scale, &recipe.name).unwrap();
             let program = Program::Model {
                 spec: recipe.spec().unwrap(),
+                words: None,
                 classes: recipe.shape.outputs as u16,
                 output: Output::Logits,
             };

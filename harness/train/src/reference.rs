@@ -73,13 +73,12 @@ impl<'a> Interpreter<'a> {
     /// What the program ends in: logits, or the one-hot of the chosen model.
     pub(crate) fn run(
         &mut self,
-        input: &[i8],
+        input: &[i16],
         scores: &[i32],
         reference: &mut impl Reference,
     ) -> Result<&[i64], ClearError> {
-        let wide: Vec<i16> = input.iter().copied().map(i16::from).collect();
         let wire =
-            clear::run(&self.program, &self.parameters, &wide, scores, &mut self.arena, &mut self.scratch, reference)?;
+            clear::run(&self.program, &self.parameters, input, scores, &mut self.arena, &mut self.scratch, reference)?;
         Ok(&self.arena[wire.at as usize..][..wire.elements() as usize])
     }
 
@@ -103,7 +102,7 @@ impl<'a> Interpreter<'a> {
 
 fn signed_range(response: Response) -> f64 {
     let bits = match response {
-        Response::Share => 8,
+        Response::Share { .. } => 8,
         Response::Requantise(opening) => opening.index_bits - 1,
         Response::Table { opening, .. } | Response::Tell { opening, .. } => opening.index_bits,
         Response::Remask { bits } | Response::Reveal { bits } => bits,

@@ -16,9 +16,6 @@ use indicatif::ProgressBar;
 use rayon::prelude::*;
 use secure_router_core::model::{UTILITY_MAX, UTILITY_SPREAD};
 
-/// Variants of an example that nobody validates.
-const UNJUDGED_VARIANTS: usize = 2;
-
 /// Examples with, for every model, how right an out-of-fold copy of it is. In folds that nobody validates all copies have
 /// seen the example; then an answer is as right as a copy of the largest model thinks it. That favours the largest, and
 /// is known of many more examples; calibration takes the bias out in the mean.
@@ -40,12 +37,13 @@ pub(crate) struct Judgements<'a> {
 
 impl<'a> Judgements<'a> {
     /// `out_of_fold[fold][model]` was trained without the examples of `fold`, `largest` with all. The first of the
-    /// `variants` is the example itself. A single validated fold is cut into `parts` for the router.
+    /// `variants` is the example itself; of an example that nobody validates there are `others`. A single validated fold is cut into
+    /// `parts` for the router.
     pub(crate) fn collect(
         run: &CrossFit,
         out_of_fold: &'a [Vec<Model>],
         largest: &'a Model,
-        variants: usize,
+        [variants, others]: [usize; 2],
         parts: usize,
     ) -> Self {
         let (models, classes) = (out_of_fold[0].len(), run.classes());
@@ -54,7 +52,7 @@ impl<'a> Judgements<'a> {
             let mut rng = Rng::new(run.seed, &format!("variants {i}"));
             let mut inputs: Vec<f32> = run.real_input(i).collect();
             let unseen = out_of_fold.get(run.folds[i]);
-            let variants = if unseen.is_some() { variants } else { variants.min(UNJUDGED_VARIANTS) };
+            let variants = if unseen.is_some() { variants } else { others };
             for _ in 1..variants {
                 inputs.extend(run.features.variant_on_grid(example, &mut rng));
             }
@@ -129,7 +127,7 @@ impl<'a> Judgements<'a> {
     pub(crate) fn outputs(&self, routers: &[TrainedRouter]) -> Vec<Vec<f32>> {
         let of = |(inputs, &fold): (&Vec<f32>, &usize)| {
             let model = &routers[fold].model;
-            let size = model.shape.tokens * model.shape.features;
+            let size = model.shape.inputs();
             predict(&mut model.clone(), &inputs[..size], &Mode::NEAREST)
         };
         self.inputs.par_iter().zip(&self.folds).map(of).collect()
@@ -248,7 +246,7 @@ mod tests {
         let recipe = Recipe { epochs: 6, ..task.models[0].clone() };
         let model = |held_out| run.train_one(&recipe, held_out, None);
         let (copies, largest) = ([vec![model(Some(0))], vec![model(Some(1))]], model(None));
-        let judgements = Judgements::collect(&run, &copies, &largest, 1, 5);
+        let judgements = Judgements::collect(&run, &copies, &largest, [1; 2], 5);
         assert!(judgements.folds.len() < data.examples.len());
         let near = |a: &f32, b: &f32| (a - b).abs() < 1e-5;
         for (held_out, (teacher, judge)) in

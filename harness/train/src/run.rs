@@ -225,12 +225,15 @@ pub(crate) fn spec_of(train: &Dataset, task: &Task, models: &[Recipe], router: O
     let name = train.name.as_str().try_into().map_err(|_| anyhow!("the name `{}` is too long", train.name))?;
     let classes = train.classes.len().try_into()?;
     let router = router.map(|router| anyhow::Ok(RouterSpec { trunk: router.spec()?, answers: classes }));
+    let features = Features::of(train, task.arrangement.clone());
+    let words = features.words();
     let spec = PoolSpec {
         edition: [0; 16],
         task: name,
-        input_len: Features::of(train, task.arrangement.clone()).inputs().try_into()?,
-        input_bits: 8,
+        input_len: features.inputs().try_into()?,
+        input_bits: words.map_or(8, |words| words.bits + 1),
         input_frac: task.arrangement.input_frac(),
+        word_bits: words.map_or(0, |words| words.bits),
         classes,
         output: Output::Label,
         routing: Routing::Open,

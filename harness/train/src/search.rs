@@ -26,6 +26,8 @@ const USEFUL: f64 = 0.08;
 pub(crate) struct Space {
     pub(crate) tokens: Vec<usize>,
     pub(crate) most_layers: usize,
+    /// Columns of the embedding, where inputs are words, or else 0.
+    pub(crate) columns: Vec<usize>,
 }
 
 impl Space {
@@ -34,7 +36,11 @@ impl Space {
         let mut all = Vec::new();
         let mut add = |sizes: Sizes, precision| {
             let [tokens, _, heads, ffn, layers] = sizes;
-            all.push(Choice { name: format!("t{tokens}h{heads}f{ffn}l{layers}"), sizes, precision });
+            for &columns in &self.columns {
+                let of_words = if columns > 0 { format!("c{columns}") } else { String::new() };
+                let name = format!("t{tokens}h{heads}f{ffn}l{layers}{of_words}");
+                all.push(Choice { name, sizes, columns, precision });
+            }
         };
         for &tokens in &self.tokens {
             for (ffn, layers) in [(32, 1), (64, 1), (128, 1), (256, 1), (64, 2), (128, 2)] {
@@ -197,7 +203,7 @@ mod tests {
     use crate::task::tests::{KINDS, toy};
 
     fn candidate(time: u64, accuracy: f64) -> Candidate {
-        let choice = Choice { name: time.to_string(), sizes: [1, 8, 0, 8, 1], precision: Precision::Usual };
+        let choice = Choice { name: time.to_string(), sizes: [1, 8, 0, 8, 1], columns: 0, precision: Precision::Usual };
         Candidate { choice, time, bytes: time, accuracy }
     }
 

@@ -8,8 +8,8 @@ use crate::nn::model::{Shape, Style};
 use crate::search::Space;
 use crate::train::Recipe;
 use anyhow::{Context, Result, bail, ensure};
-use secure_router_core::spec::{MAX_COLUMNS, ModelSpec, NamedModel, Opening};
-use secure_router_core::{motion, text};
+use secure_router_core::motion;
+use secure_router_core::spec::{MAX_COLUMNS, ModelSpec, NamedModel, Opening, Words};
 use serde::{Deserialize, Serialize};
 
 /// Everything that decides a run, but its data and its seed.
@@ -22,8 +22,8 @@ pub(crate) struct Task {
     pub(crate) folds: usize,
     /// Of these, so many are validated on, each with copies of the models that have not seen it.
     pub(crate) copies: usize,
-    /// Variants of each validated example that the router learns from.
-    pub(crate) variants: usize,
+    /// Variants of each validated example that the router learns from, and of each other one.
+    pub(crate) variants: [usize; 2],
     /// The models, cheapest first.
     pub(crate) choices: Vec<Choice>,
     pub(crate) models: Vec<Recipe>,
@@ -37,6 +37,10 @@ pub(crate) struct Task {
 const fn opening(shift: u8, index_bits: u8) -> Opening {
     Opening { shift, index_bits }
 }
+
+/// Words of a text that count: 19 of 20 snippets have no more. The dealer's stock for each inference holds all of the vocabulary for
+/// each of them.
+const WORDS: Words = Words { count: 32, bits: 14 };
 
 /// Every opening and the output need at most 16 bits of a wire: the wires of the stream are sent
 /// with the widest need of any reader, so one wide gate would make all of them wide.
@@ -88,12 +92,15 @@ pub(crate) type Sizes = [usize; 5];
 pub(crate) struct Choice {
     pub(crate) name: String,
     pub(crate) sizes: Sizes,
+    /// Columns of the embedding, where inputs are words.
+    #[serde(default)]
+    pub(crate) columns: usize,
     #[serde(default)]
     pub(crate) precision: Precision,
 }
 
 fn usual(name: &str, sizes: Sizes) -> Choice {
-    Choice { name: name.to_owned(), sizes, precision: Precision::Usual }
+    Choice { name: name.to_owned(), sizes, columns: 0, precision: Precision::Usual }
 }
 
 fn fine(name: &str, sizes: Sizes) -> Choice {
@@ -103,7 +110,9 @@ fn fine(name: &str, sizes: Sizes) -> Choice {
 /// Sizes of a task's inputs and answers, and the room of its indices.
 #[derive(Clone, Copy, Debug)]
 struct Ends {
+    /// Values, unless inputs are words.
     inputs: usize,
+    words: Option<Words>,
     classes: usize,
     input_frac: u8,
     index_room: f32,
@@ -125,7 +134,7 @@ struct Plan {
     mix: f32,
     folds: usize,
     copies: usize,
-    variants: usize,
+    variants: [usize; 2],
     models: Vec<Choice>,
     space: Space,
     ends: Ends,
@@ -135,7 +144,7 @@ struct Plan {
 impl Ends {
     fn of(train: &Dataset, frames: usize) -> Self {
         let Bits { input_frac, index_room, .. } = BITS;
-        Self { inputs: frames * train.channels, classes: train.classes.len(), input_frac, index_room }
+        Self { inputs: frames * train.channels, words: None, classes: train.classes.len(), input_frac, index_room }
     }
 
     /// For inputs that may be unlike any of the train split: other people, other devices.
@@ -145,7 +154,8 @@ impl Ends {
 
     fn recipe(self, choice: &Choice, schedule: Schedule) -> Recipe {
         let [tokens, width, heads, ffn, layers] = choice.sizes;
-        let shape = Shape { tokens, features: self.inputs / tokens, width, heads, ffn, layers, outputs: self.classes };
+        let features = if self.words.is_some() { choice.columns } else { self.inputs / tokens };
+        let shape = Shape { words: self.words, tokens, features, width, heads, ffn, layers, outputs: self.classes };
         let attention = if heads > 0 { 4 * width * width } else { 0 };
         let (epochs, rate) =
             if layers * (attention + 2 * width * ffn) > LARGE { schedule.large } else { schedule.small };
@@ -185,11 +195,18 @@ impl Task {
         ensure!(train.examples.len() >= 10 * train.classes.len(), "the train file holds too few examples");
         let choices = chosen.unwrap_or(&plan.models).to_vec();
         ensure!(choices.len() > 1, "a pool with a router needs at least two models");
-        for Choice { name, sizes: [tokens, width, heads, ..], .. } in &choices {
+        for Choice { name, sizes: [tokens, width, heads, ..], columns, .. } in &choices {
+            let (inputs, parts) = match plan.ends.words {
+                Some(words) => (words.count.into(), "words"),
+                None => (plan.ends.inputs, "values"),
+            };
             ensure!(
-                *tokens > 0 && plan.ends.inputs.is_multiple_of(*tokens),
-                "model `{name}`: inputs of {} values cannot be cut into {tokens} tokens",
-                plan.ends.inputs
+                *tokens > 0 && inputs.is_multiple_of(*tokens),
+                "model `{name}`: inputs of {inputs} {parts} cannot be cut into {tokens} tokens"
+            );
+            ensure!(
+                (*columns > 0) == plan.ends.words.is_some(),
+                "model `{name}`: `columns` are those of an embedding of words"
             );
             ensure!(
                 *width > 0 && (*heads == 0 || width.is_multiple_of(*heads)),
@@ -221,13 +238,13 @@ impl Plan {
             mix: 0.4,
             folds: 5,
             copies: 5,
-            variants: 12,
+            variants: [12, 2],
             models: vec![
                 fine("micro", [1, 64, 0, 64, 1]),
                 usual("small", [16, 32, 2, 64, 1]),
                 usual("large", [16, 64, 4, 128, 3]),
             ],
-            space: Space { tokens: vec![1, 4, 8, 16], most_layers: 3 },
+            space: Space { tokens: vec![1, 4, 8, 16], most_layers: 3, columns: vec![0] },
             ends: Ends::of(train, FRAMES),
             schedule: Schedule { small: (80, 0.004), large: (70, 0.003), router: 16 },
         }
@@ -241,9 +258,9 @@ impl Plan {
             mix: 0.0,
             folds: 5,
             copies: 5,
-            variants: 4,
+            variants: [4, 2],
             models: vec![fine("micro", [1, 64, 0, 64, 1]), usual("large", [5, 96, 4, 192, 2])],
-            space: Space { tokens: vec![1, motion::TOKENS], most_layers: 4 },
+            space: Space { tokens: vec![1, motion::TOKENS], most_layers: 4, columns: vec![0] },
             ends: Ends { input_frac: motion::FRAC, inputs: motion::INPUT, ..Ends::of(train, 1) }.with_more_room(),
             schedule: Schedule { small: (epochs(186_000), 0.004), large: (epochs(134_000), 0.003), router: 16 },
         }
@@ -256,31 +273,27 @@ impl Plan {
             mix: 0.0,
             folds: 6,
             copies: 1,
-            variants: 4,
+            variants: [4, 2],
             models: vec![fine("micro", [1, 192, 0, 192, 1]), usual("large", [16, 64, 4, 128, 3])],
-            space: Space { tokens: vec![1, 4, 16], most_layers: 4 },
+            space: Space { tokens: vec![1, 4, 16], most_layers: 4, columns: vec![0] },
             ends: Ends::of(train, side * side),
             schedule: Schedule { small: (16, 0.004), large: (30, 0.004), router: 12 },
         }
     }
 
-    /// Texts as rows of words' codes. Attention loses here, since the teacher of mixed words knows no
-    /// order: the models differ in how finely they read the codes.
+    /// Texts as their first words. The teacher of mixed words knows no order.
     fn text(train: &Dataset) -> Self {
-        /// Columns of a word's code: inputs then have as many values as most boards have room for.
-        const COLUMNS: usize = 64;
         let epochs = (500_000 / train.examples.len()).clamp(10, 200);
-        // With tables of 8 bits the largest loses a point on validation, with 10 half of it.
-        let model = |name, ffn| fine(name, [text::TOKENS, COLUMNS, 0, ffn, 1]);
+        let model = |name, columns, sizes| Choice { columns, ..fine(name, sizes) };
         Self {
-            arrangement: Arrangement::Text { columns: COLUMNS },
+            arrangement: Arrangement::Text { words: WORDS },
             mix: 0.0,
-            folds: 5,
-            copies: 3,
-            variants: 8,
-            models: vec![model("micro", 32), model("small", 64), model("large", 128)],
-            space: Space { tokens: vec![text::TOKENS], most_layers: 1 },
-            ends: Ends { input_frac: 0, ..Ends::of(train, text::TOKENS * COLUMNS).with_more_room() },
+            folds: 6,
+            copies: 1,
+            variants: [24, 12],
+            models: vec![model("micro", 4, [1, 32, 0, 16, 1]), model("large", 8, [16, 32, 2, 64, 1])],
+            space: Space { tokens: vec![1, 16], most_layers: 2, columns: vec![4, 16] },
+            ends: Ends { input_frac: 0, words: Some(WORDS), ..Ends::of(train, 1).with_more_room() },
             schedule: Schedule { small: (epochs, 0.004), large: (epochs, 0.004), router: 10 },
         }
     }
@@ -304,13 +317,13 @@ impl Plan {
             mix: 0.0,
             folds: 5,
             copies: 5,
-            variants: 4,
+            variants: [4, 2],
             models: vec![
                 fine("micro", [cuts[0], 64, 0, 32, 1]),
                 usual("small", [tokens, 32, heads(2), 64, 1]),
                 usual("large", [tokens, 64, heads(4), 128, 3]),
             ],
-            space: Space { tokens: cuts, most_layers: 3 },
+            space: Space { tokens: cuts, most_layers: 3, columns: vec![0] },
             ends: Ends::of(train, 1).with_more_room(),
             schedule: Schedule { small: (epochs(250_000), 0.004), large: (epochs(150_000), 0.003), router: 16 },
         })
@@ -393,7 +406,7 @@ pub(crate) mod tests {
             let task = Task::of(&train, None).unwrap();
             crate::run::assemble(&train, &task, Vec::new()).unwrap();
             let inputs = crate::feature::Features::of(&train, task.arrangement.clone()).inputs();
-            assert!(task.models.iter().all(|m| m.shape.tokens * m.shape.features == inputs), "{kind}");
+            assert!(task.models.iter().all(|m| m.shape.inputs() == inputs), "{kind}");
         }
         assert!(Task::of(&toy("table", 1031, 1, 40), None).is_err());
         assert!(Task::of(&toy("image", 1, 783, 40), None).is_err());

@@ -116,7 +116,7 @@ fn forget_ranges(model: &mut Model) {
 
 /// Logits of many inputs, in batches that bound the memory.
 pub(crate) fn predict(model: &mut Model, inputs: &[f32], mode: &Mode) -> Vec<f32> {
-    let size = model.shape.tokens * model.shape.features;
+    let size = model.shape.inputs();
     inputs.chunks(256 * size).flat_map(|i| model.forward(i, &mut mode.clone())).collect()
 }
 

@@ -84,7 +84,7 @@ impl Story {
     }
 
     async fn run(seed: u64, told: bool) -> Tale {
-        let mut story = Self::new(seed, 1 + (seed / 3 % 3) as usize, (seed % 3) as usize, told);
+        let mut story = Self::new(seed, 1 + (seed / 4 % 3) as usize, (seed % 4) as usize, told);
         for storm in 0..STORMS {
             story.storm().await;
             if storm + 1 == STORMS || story.world.below(3) == 0 {

@@ -422,7 +422,8 @@ impl Device {
             }
         }
         let shift = world.below(100) as i32;
-        let input: Vec<i16> = (0..i32::from(spec.input_len)).map(|i| ((i * 37 + shift * 11) % 128) as i16).collect();
+        let limit = spec.words().map_or(128, |words| 1 << words.bits);
+        let input: Vec<i16> = (0..i32::from(spec.input_len)).map(|i| ((i * 37 + shift * 11) % limit) as i16).collect();
         let request = Request { slot, lambda: world.below(300) as u16, link: LinkProfile::BLE };
         let announce = Infer { slot, counter: 0, lambda: request.lambda, allowed: 0, link: request.link };
         {

@@ -33,6 +33,7 @@ fn spec(input_len: u16, models: &[ModelSpec], router: RouterSpec) -> PoolSpec {
         input_len,
         input_bits: 8,
         input_frac: 4,
+        word_bits: 0,
         classes: CLASSES,
         output: Output::Label,
         routing: Routing::Open,
@@ -42,8 +43,8 @@ fn spec(input_len: u16, models: &[ModelSpec], router: RouterSpec) -> PoolSpec {
 }
 
 /// Shapes: one with attention and a router that answers itself, one whose messages take several frames and
-/// whose answers are logits, and one whose input takes several.
-fn specs() -> [PoolSpec; 3] {
+/// whose answers are logits, one whose input takes several, and one of words.
+fn specs() -> [PoolSpec; 4] {
     let base = ModelSpec {
         tokens: 2,
         features: 24,
@@ -63,10 +64,19 @@ fn specs() -> [PoolSpec; 3] {
     let wide = ModelSpec { tokens: 8, features: 64, ..base };
     let wide_trunk = ModelSpec { layers: 0, ffn: 0, tokens: 1, features: 512, ..trunk };
     let alone = |trunk| RouterSpec { trunk, answers: 0 };
+    let bag = ModelSpec { tokens: 1, features: 5, ..base };
+    let rows = ModelSpec { tokens: 8, features: 20, ..attention };
+    let words = PoolSpec {
+        input_bits: 6,
+        input_frac: 0,
+        word_bits: 5,
+        ..spec(16, &[bag, rows], RouterSpec { trunk: bag, answers: CLASSES })
+    };
     [
         spec(48, &[base, attention], RouterSpec { trunk: base, answers: CLASSES }),
         spec(48, &[attention, frames], alone(trunk)),
         spec(512, &[wide, ModelSpec { ffn: 5, ..wide }], alone(wide_trunk)),
+        words,
     ]
 }
 
@@ -108,8 +118,8 @@ pub struct Known {
 }
 
 /// Two pools of each shape, all of one server.
-pub fn pools(server: &ServerFile) -> &'static [[Known; 2]; 3] {
-    static POOLS: OnceLock<[[Known; 2]; 3]> = OnceLock::new();
+pub fn pools(server: &ServerFile) -> &'static [[Known; 2]; 4] {
+    static POOLS: OnceLock<[[Known; 2]; 4]> = OnceLock::new();
     POOLS.get_or_init(|| {
         let mut specs = specs().into_iter();
         std::array::from_fn(|shape| {

@@ -6,6 +6,7 @@
 pub(crate) mod attention;
 pub(crate) mod batch_norm;
 pub(crate) mod block;
+pub(crate) mod embedding;
 pub(crate) mod feed_forward;
 pub(crate) mod function;
 pub(crate) mod layer_norm;

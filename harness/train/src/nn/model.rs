@@ -2,14 +2,18 @@
 
 use super::Mode;
 use super::block::Block;
+use super::embedding::Embedding;
 use super::linear::Linear;
 use super::norm::Norm;
 use super::param::Param;
 use crate::rng::Rng;
+use secure_router_core::spec::Words;
 
 /// Sizes of a model. `width` is that of the stream, which no wire shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Shape {
+    /// What inputs are made of, unless of values.
+    pub(crate) words: Option<Words>,
     pub(crate) tokens: usize,
     pub(crate) features: usize,
     pub(crate) width: usize,
@@ -17,6 +21,13 @@ pub(crate) struct Shape {
     pub(crate) ffn: usize,
     pub(crate) layers: usize,
     pub(crate) outputs: usize,
+}
+
+impl Shape {
+    /// Numbers of one input.
+    pub(crate) fn inputs(&self) -> usize {
+        self.words.map_or(self.tokens * self.features, |words| words.count.into())
+    }
 }
 
 /// What a model is made of.
@@ -31,6 +42,8 @@ pub(crate) enum Style {
 #[derive(Clone, Debug)]
 pub(crate) struct Model {
     pub(crate) shape: Shape,
+    /// Vectors of words, if inputs are made of words.
+    pub(crate) words: Option<Embedding>,
     pub(crate) embed: Linear,
     /// Tokens x width.
     pub(crate) position: Param,
@@ -46,6 +59,7 @@ impl Model {
         position.decays = false;
         Self {
             shape,
+            words: shape.words.map(|words| Embedding::new(words, tokens, shape.features, rng)),
             embed: Linear::new(shape.features, width, 1.0, rng).without_bias(),
             position,
             blocks: (0..shape.layers).map(|_| Block::new(shape, style, rng)).collect(),
@@ -57,7 +71,11 @@ impl Model {
     /// Logits of a batch of inputs, `outputs` per example.
     pub(crate) fn forward(&mut self, inputs: &[f32], mode: &mut Mode) -> Vec<f32> {
         let Shape { tokens, width, .. } = self.shape;
-        let mut x = self.embed.forward(inputs.to_vec());
+        let inputs = match &mut self.words {
+            Some(words) => words.forward(inputs),
+            None => inputs.to_vec(),
+        };
+        let mut x = self.embed.forward(inputs);
         for example in x.chunks_exact_mut(tokens * width) {
             for (x, p) in example.iter_mut().zip(&self.position.value) {
                 *x += p;
@@ -97,12 +115,16 @@ impl Model {
                 *grad += d;
             }
         }
-        self.embed.backward_first(&dx);
+        match &mut self.words {
+            Some(words) => words.backward(&self.embed.backward(&dx)),
+            None => self.embed.backward_first(&dx),
+        }
     }
 
     pub(crate) fn params(&mut self) -> impl Iterator<Item = &mut Param> {
-        self.embed
-            .params()
+        let words = self.words.iter_mut().map(|words| &mut words.weight);
+        words
+            .chain(self.embed.params())
             .chain(std::iter::once(&mut self.position))
             .chain(self.blocks.iter_mut().flat_map(Block::params))
             .chain(self.head.params())
@@ -136,7 +158,8 @@ mod tests {
     use super::*;
     use crate::nn::loss;
 
-    const SHAPE: Shape = Shape { tokens: 4, features: 3, width: 6, heads: 2, ffn: 5, layers: 2, outputs: 3 };
+    const SHAPE: Shape =
+        Shape { words: None, tokens: 4, features: 3, width: 6, heads: 2, ffn: 5, layers: 2, outputs: 3 };
 
     fn loss_of(model: &mut Model, inputs: &[f32], targets: &[f32], mode: &Mode) -> f64 {
         let logits = model.forward(inputs, &mut mode.clone());
@@ -144,11 +167,19 @@ mod tests {
     }
 
     /// Every parameter's gradient against the slope of the loss, a few entries of each.
-    fn check(style: Style, mode: &Mode) {
+    fn check(style: Style, mode: &Mode, words: Option<Words>) {
         let mut rng = Rng::new(5, "gradient");
-        let mut model = Model::new(SHAPE, style, &mut rng);
+        let shape = Shape { words, ..SHAPE };
+        let mut model = Model::new(shape, style, &mut rng);
+        // As large as what is learned.
+        model.words.iter_mut().flat_map(|words| &mut words.weight.value).for_each(|value| *value *= 20.0);
         let batch = 6;
-        let inputs: Vec<f32> = (0..batch * SHAPE.tokens * SHAPE.features).map(|_| rng.normal()).collect();
+        let inputs: Vec<f32> = (0..batch * shape.inputs())
+            .map(|_| match words {
+                Some(words) => rng.below(1 << words.bits) as f32,
+                None => rng.normal(),
+            })
+            .collect();
         let targets: Vec<f32> = (0..batch * SHAPE.outputs)
             .map(|i| if i % SHAPE.outputs == i / SHAPE.outputs % 3 { 0.8 } else { 0.1 })
             .collect();
@@ -176,16 +207,17 @@ mod tests {
     fn gradients_match_slopes_with_batch_statistics() {
         let mut mode = Mode::FLOAT;
         mode.batch_statistics = true;
-        check(Style::Gates, &mode);
+        check(Style::Gates, &mode, None);
+        check(Style::Gates, &mode, Some(Words { count: 12, bits: 3 }));
     }
 
     #[test]
     fn gradients_match_slopes_with_remembered_statistics() {
-        check(Style::Gates, &Mode::FLOAT);
+        check(Style::Gates, &Mode::FLOAT, None);
     }
 
     #[test]
     fn gradients_match_slopes_in_the_usual_style() {
-        check(Style::Usual, &Mode::FLOAT);
+        check(Style::Usual, &Mode::FLOAT, None);
     }
 }
