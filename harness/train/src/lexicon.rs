@@ -15,17 +15,24 @@ const STEP: f64 = 1.0;
 /// Weight of the squares of the weights in the loss.
 const RIDGE: f64 = 3e-5;
 
-/// Softmax regression on the words of a text.
+/// Softmax regression on the words of a text, each as loud as it is telling (Wang and Manning 2012, NBSVM).
 pub(crate) struct Lexicon {
     /// Words x classes.
     weights: Vec<f64>,
+    /// How much more likely a word is in texts of a class than in others, as a logarithm: words x classes.
+    ratios: Vec<f64>,
     bias: Vec<f64>,
 }
 
-/// Words of a text by number, with what each weighs: long texts have no louder words.
+/// Words of a text by number.
 struct Bag {
     words: Vec<usize>,
-    weight: f64,
+}
+
+/// A bag with what it weighs for each class: long texts are no louder.
+struct Weighed {
+    bag: Bag,
+    weights: Vec<f64>,
 }
 
 impl Bag {
@@ -39,9 +46,27 @@ impl Bag {
         });
         words.sort_unstable();
         words.dedup();
-        let weight = (words.len().max(1) as f64).sqrt().recip();
-        Self { words, weight }
+        Self { words }
     }
+}
+
+/// Logarithms of how much likelier each word is in texts of a class than in others.
+fn ratios(bags: &[Bag], examples: &[&Example], classes: usize) -> Vec<f64> {
+    let mut counts = vec![1.0; classes << BITS];
+    for (bag, example) in bags.iter().zip(examples) {
+        bag.words.iter().for_each(|w| counts[w * classes + example.label] += 1.0);
+    }
+    let mut totals = vec![0.0; classes];
+    for row in counts.chunks_exact(classes) {
+        totals.iter_mut().zip(row).for_each(|(total, count)| *total += count);
+    }
+    let all: f64 = totals.iter().sum();
+    let of = |row: &[f64]| {
+        let sum: f64 = row.iter().sum();
+        let ratio = |(count, total): (&f64, &f64)| (count / total).ln() - ((sum - count) / (all - total)).ln();
+        row.iter().zip(&totals).map(ratio).collect::<Vec<f64>>()
+    };
+    counts.chunks_exact(classes).flat_map(of).collect()
 }
 
 impl Lexicon {
@@ -49,7 +74,9 @@ impl Lexicon {
     pub(crate) fn of(examples: &[&Example], classes: usize) -> Self {
         let bags: Vec<Bag> = examples.iter().map(|e| Bag::of(&e.values)).collect();
         let n = bags.len() as f64;
-        let mut new = Self { weights: vec![0.0; classes << BITS], bias: vec![0.0; classes] };
+        let ratios = ratios(&bags, examples, classes);
+        let mut new = Self { weights: vec![0.0; classes << BITS], ratios, bias: vec![0.0; classes] };
+        let bags: Vec<Weighed> = bags.into_iter().map(|bag| new.weighed(bag)).collect();
         let mut old = new.weights.clone();
         for round in 0..ROUNDS {
             let momentum = round as f64 / (round + 3) as f64;
@@ -63,7 +90,8 @@ impl Lexicon {
                 for (c, p) in new.judge(bag).into_iter().enumerate() {
                     let d = (f64::from(p) - f64::from(u8::from(c == example.label))) / n;
                     change_bias[c] += d;
-                    bag.words.iter().for_each(|w| change[w * classes + c] += d * bag.weight);
+                    let d = d * bag.weights[c];
+                    bag.bag.words.iter().map(|w| w * classes + c).for_each(|at| change[at] += d * new.ratios[at]);
                 }
             }
             for (w, d) in new.weights.iter_mut().zip(change) {
@@ -76,18 +104,25 @@ impl Lexicon {
         new
     }
 
-    fn judge(&self, bag: &Bag) -> Vec<f32> {
+    fn weighed(&self, bag: Bag) -> Weighed {
+        let classes = self.bias.len();
+        let squares = |c: usize| bag.words.iter().map(|w| self.ratios[w * classes + c].powi(2)).sum::<f64>();
+        let weights = (0..classes).map(|c| squares(c).sqrt().max(1e-9).recip()).collect();
+        Weighed { bag, weights }
+    }
+
+    fn judge(&self, Weighed { bag, weights }: &Weighed) -> Vec<f32> {
         let classes = self.bias.len();
         let logit = |c: usize| {
-            let sum: f64 = bag.words.iter().map(|w| self.weights[w * classes + c]).sum();
-            (self.bias[c] + bag.weight * sum) as f32
+            let of_word = |w: &usize| self.weights[w * classes + c] * self.ratios[w * classes + c];
+            (self.bias[c] + weights[c] * bag.words.iter().map(of_word).sum::<f64>()) as f32
         };
         softmax(&(0..classes).map(logit).collect::<Vec<_>>(), classes)
     }
 
     /// How likely each class is for a text.
     pub(crate) fn probabilities(&self, text: &[f32]) -> Vec<f32> {
-        self.judge(&Bag::of(text))
+        self.judge(&self.weighed(Bag::of(text)))
     }
 }
 
