@@ -31,6 +31,10 @@ fn main() {
     single.models.truncate(1);
     single.router = None;
     put("spec", "single", single.to_bytes(&mut buffer).expect("fits"));
+    let mut words = spec.clone();
+    (words.input_bits, words.input_frac, words.word_bits) = (9, 0, 8);
+    words.validate().expect("a valid pool of words");
+    put("spec", "words", words.to_bytes(&mut buffer).expect("fits"));
 
     let stock = SlotStock { slot: Slot::Model(1), first: 3, fresh: 5, ready: 2 };
     let welcome = Welcome { pool: bytes.iter().copied().collect(), stock: [stock].into_iter().collect() };
