@@ -30,6 +30,9 @@ for board; do filters+=("${board//-/_}::"); done
 cargo test --locked -p secure-router-qemu -- "${filters[@]}" every_board
 
 ./measure.sh "$@" --count 2
+# Words go in by a gate of their own.
+./measure.sh "$1" --pool harness/pools/text/pool.safetensors --program micro --count 2 \
+    --text "A warm and engaging picture, by one who knows how." --text "Dull"
 # The check can fail: it finds a device that leaks.
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT

@@ -104,22 +104,30 @@ impl Stream {
     /// Moves to `element`. Costs one block at the next draw, whatever the element.
     #[inline]
     pub fn seek(&mut self, element: u64) {
-        self.core.set_block_pos((element / BLOCK_WORDS as u64) as u32);
-        self.next = BLOCK_WORDS;
-        #[cfg(test)]
-        self.trace.seek(element);
-        let skip = (element % BLOCK_WORDS as u64) as usize;
+        let skip = self.find(element);
         if skip != 0 {
             self.refill();
             self.next = skip;
         }
     }
 
-    /// The value at `element`; the next draw continues behind it.
+    /// The value at `element`; the next draw continues behind it. Takes the same instructions wherever in its block the element is.
     #[inline]
     pub fn at(&mut self, element: u64) -> u32 {
-        self.seek(element);
+        let skip = self.find(element);
+        self.refill();
+        self.next = skip;
         self.draw()
+    }
+
+    /// Moves to the block of `element`, which is yet to be made, and returns the place within it.
+    #[inline]
+    fn find(&mut self, element: u64) -> usize {
+        self.core.set_block_pos((element / BLOCK_WORDS as u64) as u32);
+        self.next = BLOCK_WORDS;
+        #[cfg(test)]
+        self.trace.seek(element);
+        (element % BLOCK_WORDS as u64) as usize
     }
 
     /// The next value.

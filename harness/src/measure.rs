@@ -29,6 +29,9 @@ pub(crate) struct Measure {
     /// The test split.
     #[arg(long, default_value = crate::demo::TEST)]
     inputs: PathBuf,
+    /// Texts to give instead, for a pool that takes text.
+    #[arg(long, conflicts_with = "inputs")]
+    text: Vec<String>,
     /// Test inputs to give to every program, spread over the split.
     #[arg(long, default_value_t = 3)]
     count: usize,
@@ -103,9 +106,12 @@ impl Measure {
         let plugin = self.plugin.canonicalize().with_context(|| format!("no plugin at {}", self.plugin.display()))?;
         ensure!(board::can_count(&plugin), "this QEMU does not take the counting plugin; version 7 or 8 does");
         let pool = Pool::load(&self.pool)?;
-        let examples = Examples::load(&self.inputs, pool.spec.input_len)?;
+        let examples = match self.text.as_slice() {
+            [] => Examples::load(&self.inputs, pool.spec.input_len)?,
+            texts => Examples::of_texts(texts, &pool.spec)?,
+        };
         let total = examples.inputs.len();
-        ensure!((2..=total).contains(&self.count), "--count must be between 2 and the split's {total} inputs");
+        ensure!((2..=total).contains(&self.count), "--count must be between 2 and the number of inputs, {total}");
         let step = total / self.count;
         let inputs: Vec<&[i16]> = examples.inputs.iter().map(Vec::as_slice).step_by(step).take(self.count).collect();
 

@@ -78,10 +78,13 @@ pub fn device_row<'w>(
     for (i, x) in words.clone().zip(input.iter().skip(usize::from(words.start))) {
         let index = low_bits(device_word(*x, sigma.draw()), embed.words.bits);
         let entry = u64::from(i) << embed.words.bits | u64::from(index);
-        pads.seek(entry * pad_words(embed) as u64);
+        let mut pad = pads.at(entry * pad_words(embed) as u64);
         weight_masks.seek(mask_row(embed, low_bits(*x as u32, embed.words.bits)));
-        for sum in &mut *sums {
-            *sum = sum.wrapping_add(pads.draw()).wrapping_add(weight_masks.draw());
+        for (column, sum) in sums.iter_mut().enumerate() {
+            if column > 0 {
+                pad = pads.draw();
+            }
+            *sum = sum.wrapping_add(pad).wrapping_add(weight_masks.draw());
         }
     }
     Ok(sums)
