@@ -6,7 +6,7 @@
 //! | device | online | the masked words `j_i = x_i + sigma_i`, of which the low `n` bits count, and for each row `t = sum of (pad_i(j_i) + B[x_i]) + r` |
 //! | server | online | `sum of e_i[j_i] + t = y + r` |
 //!
-//! A lookup in a private table at a private place in one message from the device: `n` bits a word and one vector a row, however
+//! A lookup in a private table at a private place in one message from the device: `k` bits a word and one vector a row, however
 //! many words a row has and whatever the vocabulary. The server sees uniform `j_i`, and of the entries, each under a pad of its
 //! own, only the sum that `r` hides; the dealer sees neither `x` nor `W`; the device is told nothing.
 //!
@@ -19,7 +19,6 @@ use crate::keys::{DeviceKeys, StreamKey};
 use crate::prg::{BLOCK_WORDS, Purpose, Stream, StreamId};
 use crate::ring::low_bits;
 use crate::spec::MAX_COLUMNS;
-
 use zeroize::Zeroize;
 
 use super::{Scalar, part};
@@ -131,14 +130,13 @@ pub fn dealer_entries(gate: u16, embed: &Embed, key: &StreamKey, weights: &[u32]
 /// The clear-text reference: the elements of all rows. Words beyond the vocabulary count modulo its size.
 pub fn evaluate<X: Scalar + From<i16>>(embed: &Embed, weights: &[i16], input: &[i16], mut emit: impl FnMut(u32, X)) {
     let width = usize::from(embed.width);
+    let rows = part(weights, embed.weights_at, embed.weights() as usize);
     for row in 0..embed.rows {
         for column in 0..width {
             let words = embed.words_of(row).filter_map(|i| input.get(usize::from(i)));
             let sum = words.fold(X::ZERO, |sum, x| {
                 let place = low_bits(*x as u32, embed.words.bits) as usize * width + column;
-                sum.plus(
-                    part(weights, embed.weights_at, embed.weights() as usize).get(place).copied().unwrap_or(0).into(),
-                )
+                sum.plus(rows.get(place).copied().unwrap_or(0).into())
             });
             emit(u32::from(row) * u32::from(embed.width) + column as u32, sum);
         }
