@@ -13,10 +13,12 @@ use core::fmt;
 use heapless::Vec;
 
 use crate::model;
-use crate::prg::Purpose;
+use crate::prg::{BLOCK_WORDS, Purpose};
 use crate::ring::packed_bytes;
 use crate::routing::Routing;
-use crate::spec::{MAX_LAYERS, MAX_MODELS, ModelSpec, Opening, Output, PoolSpec, RouterSpec, Words};
+use crate::spec::{
+    MAX_COLUMNS, MAX_LAYERS, MAX_MODELS, MAX_WORD_BITS, ModelSpec, Opening, Output, PoolSpec, RouterSpec, Words,
+};
 
 /// Most wires that one linear gate reads: the input, and two per layer.
 pub const MAX_TERMS: usize = 1 + 2 * MAX_LAYERS;
@@ -131,6 +133,8 @@ pub struct Embed {
     pub words: Words,
     /// Rows of the result; they divide the words.
     pub rows: u16,
+    /// Words of each row.
+    pub each: u16,
     /// Columns of the embedding.
     pub width: u16,
     /// Place of the first weight: `2^bits x width`, row by row.
@@ -138,6 +142,19 @@ pub struct Embed {
 }
 
 impl Embed {
+    /// `None` when the rows do not divide the words, or when there are more entries, pads or places of weights than an `u32`
+    /// counts.
+    fn new(words: Words, rows: u16, width: u16, weights_at: u32) -> Option<Self> {
+        let each = words.count.checked_div(rows).filter(|each| each * rows == words.count)?;
+        if words.bits > MAX_WORD_BITS || width > MAX_COLUMNS {
+            return None;
+        }
+        let embed = Self { words, rows, each, width, weights_at };
+        (u32::from(words.count) << words.bits).checked_mul(u32::from(embed.pad_words()))?;
+        weights_at.checked_add(embed.weights())?;
+        Some(embed)
+    }
+
     /// Weights of the gate.
     #[must_use]
     pub const fn weights(&self) -> u32 {
@@ -146,8 +163,21 @@ impl Embed {
 
     /// Entries in the dealer's stock.
     #[must_use]
-    pub const fn entries(&self) -> u64 {
-        self.words.count as u64 * self.weights() as u64
+    pub const fn entries(&self) -> u32 {
+        (self.words.count as u32).wrapping_mul(self.weights())
+    }
+
+    /// Words of the pads' stream for each entry: within a block, or whole blocks, so that every entry takes as many blocks.
+    #[must_use]
+    pub const fn pad_words(&self) -> u16 {
+        const BLOCK: u16 = BLOCK_WORDS as u16;
+        if self.width < BLOCK { self.width.next_power_of_two() } else { self.width.next_multiple_of(BLOCK) }
+    }
+
+    /// Blocks of the weight masks' stream for each vector: a vector begins with a block.
+    #[must_use]
+    pub const fn mask_blocks(&self) -> u32 {
+        self.width.div_ceil(BLOCK_WORDS as u16) as u32
     }
 
     /// First element of entry `index` of `word` in the stock.
@@ -159,12 +189,8 @@ impl Embed {
     /// The words of `row`.
     #[must_use]
     pub const fn words_of(&self, row: u16) -> core::ops::Range<u16> {
-        let each = match self.words.count.checked_div(self.rows) {
-            Some(each) => each,
-            None => 0,
-        };
-        let first = row.saturating_mul(each);
-        first..first.saturating_add(each)
+        let first = row.saturating_mul(self.each);
+        first..first.saturating_add(self.each)
     }
 }
 
@@ -487,9 +513,9 @@ impl Gate {
 
     /// Elements of the dealer's correlation for the operand, of [`bits`](Self::bits) bits each.
     #[must_use]
-    pub fn correlated(&self) -> u64 {
+    pub fn correlated(&self) -> u32 {
         match &self.operand {
-            Operand::Linear(_) | Operand::Product(_) => self.elements().into(),
+            Operand::Linear(_) | Operand::Product(_) => self.elements(),
             Operand::Embed(embed) => embed.entries(),
             Operand::Private | Operand::Combine(_) => 0,
         }
@@ -551,7 +577,7 @@ impl MessageKind {
     /// Whether the device sends it.
     #[must_use]
     pub const fn from_device(self) -> bool {
-        matches!(self, Self::Share { .. } | Self::Correction | Self::Answer)
+        matches!(self, Self::Share | Self::Correction | Self::Answer)
     }
 }
 
@@ -673,11 +699,7 @@ impl<'p, P: Party> Circuit<'p, P> {
         if words.bits > bits {
             return Err(CircuitError::WireTooNarrow { needed: words.bits, have: bits }.into());
         }
-        let embed = Embed { words, rows, width, weights_at: self.layout.weights };
-        if u32::try_from(embed.entries()).is_err() {
-            // A stream has no place for so many pads.
-            return Err(CircuitError::TooLarge.into());
-        }
+        let embed = Embed::new(words, rows, width, self.layout.weights).ok_or(CircuitError::TooLarge)?;
         self.layout.weights = add(self.layout.weights, embed.weights())?;
         self.gate(Operand::Embed(embed), Response::Share { bits }, rows, width, 1, bits)
     }
@@ -801,7 +823,7 @@ impl<'p, P: Party> Circuit<'p, P> {
             entries_at: 0,
             corrections_at: layout.corrections,
         };
-        gate.entries_at = gate.stock_at + (gate.correlated() * u64::from(gate.bits())).div_ceil(8);
+        gate.entries_at = gate.stock_at + packed_bytes(gate.correlated(), gate.bits()) as u64;
         let entry_bits = u64::from(gate.elements()) * u64::from(response.entries()) * u64::from(bits);
         layout.stock = gate.entries_at + entry_bits.div_ceil(8);
         if gate.corrects_offline() {

@@ -436,6 +436,7 @@ impl Online {
         tx: &mut Outgoing<'_>,
     ) -> Result<Flow, DeviceError> {
         let words = u32::from(embed.words.count);
+        BufferError::check("input", words as usize, input.len())?;
         let mut sigma = Stream::new(&self.keys.run, StreamId::new(gate.id, Purpose::IndexMask));
         if self.element < words {
             sigma.seek(self.element.into());

@@ -225,9 +225,18 @@ fn wide() -> PoolSpec {
     pool
 }
 
+/// The same of words, which alone fill a frame and begin another.
+fn many_words() -> PoolSpec {
+    let mut pool = wide();
+    pool.models[0].spec.features = 20;
+    (pool.input_bits, pool.input_frac, pool.word_bits) = (4, 0, 3);
+    pool.validate().unwrap();
+    pool
+}
+
 #[test]
 fn the_cost_model_counts_the_devices_blocks() {
-    pools().chain([wide()]).for_each(|pool| count_blocks(Fixture::new(pool)));
+    pools().chain([wide(), many_words()]).for_each(|pool| count_blocks(Fixture::new(pool)));
 }
 
 fn count_blocks(fixture: &Fixture) {

@@ -2,7 +2,8 @@
 //!
 //! Every pseudo-random value of the protocol is one word of a ChaCha20 keystream (RFC 8439): the
 //! key is derived per inference (see [`crate::keys`]), the nonce names the gate, the purpose and
-//! the term, and the word's place in the stream is the element. No position is used for two
+//! the term, and the word's place in the stream is the element (an embedding's pads and weight masks leave places out, so that each
+//! vector takes as many blocks). No position is used for two
 //! things, so no value is ever used twice.
 
 use chacha20::cipher::{KeyIvInit, StreamCipherCore};
@@ -29,9 +30,10 @@ pub enum Purpose {
     /// `u`: hides `B·r` in a linear gate, and the device's share in a product. Key of device and
     /// dealer.
     OperandPad = 2,
-    /// `rho_D` (key of device and dealer) or `rho_S` (key of server and dealer).
+    /// `rho_D` (key of device and dealer) or `rho_S` (key of server and dealer); `sigma` of an embedding's words (key of device and
+    /// dealer).
     IndexMask = 3,
-    /// The pads of a table's entries, or of a requantisation's two. Key of device and dealer.
+    /// The pads of a table's or embedding's entries, or of a requantisation's two. Key of device and dealer.
     TablePad = 4,
     /// `P_x`: the server's mask of a product's left operand. Key of server and dealer.
     LeftMask = 5,
@@ -111,6 +113,16 @@ impl Stream {
         }
     }
 
+    /// Moves to the first element of `block`, which may be a secret: it is a number that the cipher takes in, and neither an address
+    /// nor a branch.
+    #[inline]
+    pub fn seek_block(&mut self, block: u32) {
+        self.core.set_block_pos(block);
+        self.next = BLOCK_WORDS;
+        #[cfg(test)]
+        self.trace.seek(u64::from(block) * BLOCK_WORDS as u64);
+    }
+
     /// The value at `element`; the next draw continues behind it. Takes the same instructions wherever in its block the element is.
     #[inline]
     pub fn at(&mut self, element: u64) -> u32 {
@@ -123,8 +135,7 @@ impl Stream {
     /// Moves to the block of `element`, which is yet to be made, and returns the place within it.
     #[inline]
     fn find(&mut self, element: u64) -> usize {
-        self.core.set_block_pos((element / BLOCK_WORDS as u64) as u32);
-        self.next = BLOCK_WORDS;
+        self.seek_block((element / BLOCK_WORDS as u64) as u32);
         #[cfg(test)]
         self.trace.seek(element);
         (element % BLOCK_WORDS as u64) as usize

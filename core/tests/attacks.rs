@@ -14,8 +14,8 @@ use chance::Chance;
 use lab::peer::{Fixture, Frame, Memory, Seeded, Store, connect, request, word_pool};
 use lab::{Secret, Seeds, random_secret};
 use secure_router_core::channel::{Channel, Event as Arrived, Link};
-use secure_router_core::circuit::{Gate, Message, MessageKind, Program, Slot};
-use secure_router_core::gate::{self, opening, requantise, table};
+use secure_router_core::circuit::{Gate, Message, MessageKind, Operand, Program, Slot};
+use secure_router_core::gate::{self, embed, opening, requantise, table};
 use secure_router_core::ring::{bits_at, low_bits, signed};
 use secure_router_core::routing::Routing;
 use secure_router_core::session::{
@@ -276,6 +276,20 @@ fn unlocked(layout: &Layout, view: &View) -> Vec<bool> {
             let pad = bits_at(&view.up[number], u64::from(element) * u64::from(message.bits), message.bits);
             let value = low_bits(entry.wrapping_add(pad), message.bits);
             unlocked.extend((0..message.bits).map(|bit| value >> bit & 1 == 1));
+        }
+    }
+    if let Some(Gate { operand: Operand::Embed(embed), stock_at, .. }) = gates.first() {
+        // Of words the sums of the entries under them.
+        let (bits, sent) = (up[0].1.bits, &view.up[0]);
+        let word = |i: u16| bits_at(sent, u64::from(i) * u64::from(bits), bits);
+        let entry = |at: u64| bits_at(&view.stock, stock_at * 8 + at * u64::from(bits), bits);
+        for row in 0..embed.rows {
+            for column in 0..embed.width {
+                let at = u64::from(embed.words.count) + u64::from(row * embed.width + column);
+                let share =
+                    embed::server_share(embed, row, column, bits_at(sent, at * u64::from(bits), bits), word, entry);
+                unlocked.extend((0..bits).map(|bit| share >> bit & 1 == 1));
+            }
         }
     }
     let raw = view.corrections.iter().chain(view.up.iter().flatten()).chain(&view.stock);

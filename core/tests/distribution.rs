@@ -163,7 +163,7 @@ fn sections(program: &Program) -> Vec<Section> {
                 let name = format!("gate {} {name}", gate.id);
                 self.all.push(Section { name, source, first_bit, elements, bits, own });
             };
-            let correlated = gate.correlated();
+            let correlated = u64::from(gate.correlated());
             add("correlation".into(), Source::Stock, gate.stock_at * 8, correlated, gate.bits(), Own::Nothing);
             let entries = elements * u64::from(gate.response.entries());
             add("entries".into(), Source::Stock, gate.entries_at * 8, entries, gate.out.bits, Own::Nothing);
@@ -303,6 +303,23 @@ fn every_message_is_uniform_whatever_input_and_weights() {
                 assert!(histogram.samples >= RUNS);
                 assert!(histogram.deviation() < SIGMAS, "{name}: {} standard deviations", histogram.deviation());
             }
+        }
+    }
+}
+
+/// The dealer's view, made once per device and pool.
+#[test]
+fn masked_weights_are_uniform_whatever_the_weights() {
+    let programs = programs();
+    for program in [programs[0], programs[4]] {
+        for (secret, _) in worlds(program) {
+            let mut histogram = Histogram::new(32);
+            for pool in 0..=255 {
+                let seeds = Seeds { pool: [pool; 32], ..Seeds::fixed(21) };
+                lab::masked_weights(&secret, &seeds).into_iter().for_each(|weight| histogram.add(weight));
+            }
+            assert!(histogram.samples > 10_000);
+            assert!(histogram.deviation() < SIGMAS, "{} standard deviations", histogram.deviation());
         }
     }
 }

@@ -6,13 +6,15 @@ mod lab;
 use lab::{Dither, Secret, Seeds, random_secret, reference, run};
 use proptest::collection::vec;
 use proptest::prelude::*;
-use secure_router_core::circuit::{HeadView, Linear, Product, Program, Slot, Table, Wire};
+use secure_router_core::circuit::{Embed, HeadView, Linear, Operand, Product, Program, Slot, Table, Wire};
 use secure_router_core::clear::{ClearError, Nearest};
-use secure_router_core::gate::{self, linear, opening, product, requantise, table};
+use secure_router_core::gate::{self, embed, linear, opening, product, requantise, table};
+use secure_router_core::keys::DeviceSeeds;
 use secure_router_core::model::COST_BIAS_MAX;
+use secure_router_core::prg::{Purpose, Stream, StreamId};
 use secure_router_core::ring::{low_bits, signed};
 use secure_router_core::routing::Routing;
-use secure_router_core::spec::{ModelSpec, Opening, Output, RouterSpec};
+use secure_router_core::spec::{ModelSpec, Opening, Output, RouterSpec, Words};
 
 fn shape(shift: u8, index_bits: u8) -> Opening {
     Opening { shift, index_bits }
@@ -31,6 +33,51 @@ fn requantised(o: Opening, y: i64, rho_device: u32, rho_server: u32, mask: u32, 
     let pad = mask.rotate_left(9) ^ 0x5bd1_e995;
     let entry = requantise::dealer_entry(o, sigma, requantise::key_bit(o, index), wire_mask).wrapping_sub(pad);
     i64::from(signed(low_bits(requantise::server_share(index, entry, pad, bits).wrapping_sub(wire_mask), bits), bits))
+}
+
+/// A spec whose input is made of words alone, with this gate at its front.
+fn embedding(words: Words, rows: u16, width: u16) -> (Program, Embed) {
+    let spec = ModelSpec { tokens: rows, features: width, heads: 0, ffn: 0, layers: 0, width: 0, ..base() };
+    let program = Program::Model { spec, words: Some(words), classes: 2, output: Output::Logits };
+    let Operand::Embed(embed) = program.gate(0).unwrap().unwrap().operand else { panic!("no embedding") };
+    (program, embed)
+}
+
+#[test]
+fn an_embedding_is_the_sum_of_its_words_vectors_under_the_wires_mask_and_nothing_more() {
+    for (rows, each, bits, width) in
+        [(1, 1, 1, 1), (1, 7, 5, 4), (3, 2, 4, 3), (2, 3, 6, 16), (4, 1, 3, 17), (1, 2, 2, 40)]
+    {
+        let words = Words { count: rows * each, bits };
+        let (program, embed) = embedding(words, rows, width);
+        let secret = random_secret(program, 3, 3000);
+        let seeds = Seeds::fixed(width as u8);
+        let device = DeviceSeeds { dealer: seeds.device_dealer.clone(), server: seeds.device_server.clone() };
+        for counter in 0..6 {
+            let keys = device.keys(&seeds.pool, seeds.slot, counter);
+            let input: Vec<i16> =
+                (0..words.count as i16).map(|i| (i * 29 + counter as i16 * 7) & ((1 << bits) - 1)).collect();
+            let mut entries = Vec::new();
+            let masked = lab::masked_weights(&secret, &seeds);
+            embed::dealer_entries(0, &embed, &seeds.dealer_keys(counter).device, &masked, |entry| entries.push(entry));
+            assert_eq!(entries.len() as u32, embed.entries());
+            let mut sigma = Stream::new(&keys.run, StreamId::new(0, Purpose::IndexMask));
+            let sent: Vec<u32> = input.iter().map(|word| embed::device_word(*word, sigma.draw())).collect();
+            let mut wire = Stream::new(&keys.run, StreamId::new(0, Purpose::WireMask));
+            let mut expected = Vec::new();
+            embed::evaluate(&embed, &secret.weights, &input, |_, sum: i64| expected.push(sum));
+            for row in 0..rows {
+                let mut work = vec![0; width.into()];
+                let sums = embed::device_row(0, &embed, &keys, row, &input, &mut work).unwrap().to_vec();
+                for (column, sum) in (0..).zip(sums) {
+                    let word = |i: u16| sent[usize::from(i)];
+                    let share = embed::server_share(&embed, row, column, sum, word, |at| entries[at as usize]);
+                    let value = expected[usize::from(row * width + column)];
+                    assert_eq!(share.wrapping_sub(wire.draw()), value as u32, "{embed:?} {row} {column}");
+                }
+            }
+        }
+    }
 }
 
 #[test]

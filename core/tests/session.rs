@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use lab::peer::{
     Crossed, Fixture, Frame, Memory, Outcome, Peer, Session, Store, Tamper, answering_pool, carry, connect, event,
-    pool, request,
+    pool, request, word_pool,
 };
 use lab::{Dither, reference};
 use secure_router_core::channel::ChannelError;
@@ -730,6 +730,16 @@ fn wrong_requests_are_refused_before_anything_is_sent() {
         input[index] = value;
         assert_eq!(session.infer(request(NANO), &input), Err(SessionError::InputRange { index, bits: 8 }));
     }
+    let of_words = Fixture::new(word_pool());
+    let (mut other_memory, other_store, mut other_peer) = (Memory::default(), Store::default(), Peer::new(of_words));
+    let mut words = connect(of_words, &mut other_memory, &other_store, 4);
+    assert_eq!(event(&mut words, &mut other_peer), Event::Ready);
+    for value in [-1, 16] {
+        let mut input = of_words.input(0);
+        input[3] = value;
+        assert_eq!(words.infer(request(NANO), &input), Err(SessionError::InputRange { index: 3, bits: 5 }));
+    }
+    assert_eq!(words.infer(request(NANO), &[15; 16]), Err(SessionError::StockEmpty(NANO)));
     assert!(session.io().1.is_empty() && store.0.borrow().burned.is_empty());
     let mut edges = input.clone();
     (edges[0], edges[47]) = (127, -128);

@@ -16,30 +16,18 @@
 use crate::circuit::Embed;
 use crate::error::BufferError;
 use crate::keys::{DeviceKeys, StreamKey};
-use crate::prg::{BLOCK_WORDS, Purpose, Stream, StreamId};
+use crate::prg::{Purpose, Stream, StreamId};
 use crate::ring::low_bits;
 use crate::spec::MAX_COLUMNS;
 use zeroize::Zeroize;
 
 use super::{Scalar, part};
 
-/// First element of row `word` of the weight masks.
-const fn mask_row(embed: &Embed, word: u32) -> u64 {
-    word as u64 * (embed.width as u64).next_multiple_of(BLOCK_WORDS as u64)
-}
-
-/// Words of the pads' stream for each entry: within a block, or whole blocks, so that every entry takes as many blocks.
-const fn pad_words(embed: &Embed) -> usize {
-    let width = embed.width as usize;
-    if width < BLOCK_WORDS { width.next_power_of_two() } else { width.next_multiple_of(BLOCK_WORDS) }
-}
-
-/// Blocks that the device computes for `row`, but for the masks of its words, which it has drawn before as well.
+/// Blocks that the device computes for `row` beside those of its words' masks and of its own.
 #[must_use]
 pub const fn device_blocks(embed: &Embed, row: u16) -> u64 {
     let words = embed.words_of(row);
-    let of_word = 2 * (embed.width as u64).div_ceil(BLOCK_WORDS as u64);
-    (words.end - words.start) as u64 * of_word
+    (words.end - words.start) as u64 * 2 * embed.mask_blocks() as u64
 }
 
 /// `x + sigma`: what the server sees of a word. Its low `n` bits count; the others are as uniform.
@@ -66,7 +54,7 @@ pub fn device_row<'w>(
     BufferError::check("input", usize::from(embed.words.count), input.len())?;
     let sums = work.get_mut(..width).unwrap_or(&mut []);
     let mut masks = Stream::new(&keys.run, StreamId::new(gate, Purpose::WireMask));
-    masks.seek(u64::from(row) * width as u64);
+    masks.seek((u32::from(row) * u32::from(embed.width)).into());
     masks.fill(sums);
 
     let words = embed.words_of(row);
@@ -76,9 +64,10 @@ pub fn device_row<'w>(
     sigma.seek(u64::from(words.start));
     for (i, x) in words.clone().zip(input.iter().skip(usize::from(words.start))) {
         let index = low_bits(device_word(*x, sigma.draw()), embed.words.bits);
-        let entry = u64::from(i) << embed.words.bits | u64::from(index);
-        let mut pad = pads.at(entry * pad_words(embed) as u64);
-        weight_masks.seek(mask_row(embed, low_bits(*x as u32, embed.words.bits)));
+        let entry = u32::from(i) << embed.words.bits | index;
+        let mut pad = pads.at(entry.wrapping_mul(embed.pad_words().into()).into());
+        // A multiplication of 32 by 32 bits to 32, which takes the same time on every core.
+        weight_masks.seek_block(low_bits(*x as u32, embed.words.bits).wrapping_mul(embed.mask_blocks()));
         for (column, sum) in sums.iter_mut().enumerate() {
             if column > 0 {
                 pad = pads.draw();
@@ -106,7 +95,7 @@ pub fn server_share(
 /// The dealer's half: the entries of all words, in order. `weights` are the masked ones of the program.
 pub fn dealer_entries(gate: u16, embed: &Embed, key: &StreamKey, weights: &[u32], mut emit: impl FnMut(u32)) {
     let width = usize::from(embed.width).max(1);
-    let stride = pad_words(embed).max(1);
+    let stride = usize::from(embed.pad_words()).max(1);
     let rows = part(weights, embed.weights_at, embed.weights() as usize);
     let mut sigma = Stream::new(key, StreamId::new(gate, Purpose::IndexMask));
     let mut pads = Stream::new(key, StreamId::new(gate, Purpose::TablePad));
@@ -150,7 +139,7 @@ pub fn mask_weights(gate: u16, embed: &Embed, key: &StreamKey, weights: &[i16], 
     let width = usize::from(embed.width).max(1);
     let mut source = Stream::new(key, StreamId::weights(gate, 0));
     for ((word, weights), masked) in (0..).zip(weights.chunks_exact(width)).zip(masked.chunks_exact_mut(width)) {
-        source.seek(mask_row(embed, word));
+        source.seek_block(embed.mask_blocks().wrapping_mul(word));
         for (masked, weight) in masked.iter_mut().zip(weights) {
             *masked = (i32::from(*weight) as u32).wrapping_sub(source.draw());
         }

@@ -205,7 +205,7 @@ impl fmt::Display for SessionError {
                 write!(f, "the input has {found} values, this pool takes {expected}")
             }
             Self::InputRange { index, bits } => {
-                write!(f, "input value {index} does not fit the pool's {bits} signed bits")
+                write!(f, "input value {index} does not fit the pool's {bits} signed bits, or is no word")
             }
             Self::Closed => f.write_str("the session is closed; connect again"),
         }
