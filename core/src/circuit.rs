@@ -142,8 +142,7 @@ pub struct Embed {
 }
 
 impl Embed {
-    /// `None` when the rows do not divide the words, or when there are more entries, pads or places of weights than an `u32`
-    /// counts.
+    /// `None` when the rows do not divide the words, or when there are more entries or pads than an `u32` counts.
     fn new(words: Words, rows: u16, width: u16, weights_at: u32) -> Option<Self> {
         let each = words.count.checked_div(rows).filter(|each| each * rows == words.count)?;
         if words.bits > MAX_WORD_BITS || width > MAX_COLUMNS {
@@ -151,7 +150,6 @@ impl Embed {
         }
         let embed = Self { words, rows, each, width, weights_at };
         (u32::from(words.count) << words.bits).checked_mul(u32::from(embed.pad_words()))?;
-        weights_at.checked_add(embed.weights())?;
         Some(embed)
     }
 

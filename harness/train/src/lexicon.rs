@@ -1,7 +1,7 @@
 //! The teacher of text models: which words speak for which class?
 //!
-//! Models see words as codes and have to learn to read these. What they learn from is a linear model
-//! of all words, which no party ever has: it labels any mixture of words, so that there is no end of texts.
+//! Models know words by few numbers and have few texts to learn from. So they learn from a linear model
+//! of all words, which no party ever has: it labels any mixture of words, and there is no end of texts.
 
 use crate::data::Example;
 use crate::nn::loss::softmax;
@@ -24,37 +24,31 @@ pub(crate) struct Lexicon {
     bias: Vec<f64>,
 }
 
-/// Words of a text by number.
+/// Words of a text by number, with what they weigh for each class: long texts are no louder.
 struct Bag {
     words: Vec<usize>,
-}
-
-/// A bag with what it weighs for each class: long texts are no louder.
-struct Weighed {
-    bag: Bag,
     weights: Vec<f64>,
 }
 
-impl Bag {
-    fn of(bytes: &[f32]) -> Self {
-        let bytes: Vec<u8> = bytes.iter().map(|&b| b as u8).collect();
-        let mut words = Vec::new();
-        text::words(&bytes, |hash, ends| {
-            if ends != 0 {
-                words.push((hash >> (32 - BITS)) as usize);
-            }
-        });
-        words.sort_unstable();
-        words.dedup();
-        Self { words }
-    }
+/// The numbers of the words of a text, each once.
+fn numbers(bytes: &[f32]) -> Vec<usize> {
+    let bytes: Vec<u8> = bytes.iter().map(|&b| b as u8).collect();
+    let mut words = Vec::new();
+    text::words(&bytes, |hash, ends| {
+        if ends != 0 {
+            words.push((hash >> (32 - BITS)) as usize);
+        }
+    });
+    words.sort_unstable();
+    words.dedup();
+    words
 }
 
 /// Logarithms of how much likelier each word is in texts of a class than in others.
-fn ratios(bags: &[Bag], examples: &[&Example], classes: usize) -> Vec<f64> {
+fn ratios(texts: &[Vec<usize>], examples: &[&Example], classes: usize) -> Vec<f64> {
     let mut counts = vec![1.0; classes << BITS];
-    for (bag, example) in bags.iter().zip(examples) {
-        bag.words.iter().for_each(|w| counts[w * classes + example.label] += 1.0);
+    for (words, example) in texts.iter().zip(examples) {
+        words.iter().for_each(|w| counts[w * classes + example.label] += 1.0);
     }
     let mut totals = vec![0.0; classes];
     for row in counts.chunks_exact(classes) {
@@ -72,11 +66,11 @@ fn ratios(bags: &[Bag], examples: &[&Example], classes: usize) -> Vec<f64> {
 impl Lexicon {
     /// Learns from `examples` by accelerated gradient descent.
     pub(crate) fn of(examples: &[&Example], classes: usize) -> Self {
-        let bags: Vec<Bag> = examples.iter().map(|e| Bag::of(&e.values)).collect();
-        let n = bags.len() as f64;
-        let ratios = ratios(&bags, examples, classes);
+        let texts: Vec<Vec<usize>> = examples.iter().map(|e| numbers(&e.values)).collect();
+        let n = texts.len() as f64;
+        let ratios = ratios(&texts, examples, classes);
         let mut new = Self { weights: vec![0.0; classes << BITS], ratios, bias: vec![0.0; classes] };
-        let bags: Vec<Weighed> = bags.into_iter().map(|bag| new.weighed(bag)).collect();
+        let bags: Vec<Bag> = texts.into_iter().map(|words| new.bag(words)).collect();
         let mut old = new.weights.clone();
         for round in 0..ROUNDS {
             let momentum = round as f64 / (round + 3) as f64;
@@ -91,7 +85,7 @@ impl Lexicon {
                     let d = (f64::from(p) - f64::from(u8::from(c == example.label))) / n;
                     change_bias[c] += d;
                     let d = d * bag.weights[c];
-                    bag.bag.words.iter().map(|w| w * classes + c).for_each(|at| change[at] += d * new.ratios[at]);
+                    bag.words.iter().map(|w| w * classes + c).for_each(|at| change[at] += d * new.ratios[at]);
                 }
             }
             for (w, d) in new.weights.iter_mut().zip(change) {
@@ -104,25 +98,25 @@ impl Lexicon {
         new
     }
 
-    fn weighed(&self, bag: Bag) -> Weighed {
+    fn bag(&self, words: Vec<usize>) -> Bag {
         let classes = self.bias.len();
-        let squares = |c: usize| bag.words.iter().map(|w| self.ratios[w * classes + c].powi(2)).sum::<f64>();
+        let squares = |c: usize| words.iter().map(|w| self.ratios[w * classes + c].powi(2)).sum::<f64>();
         let weights = (0..classes).map(|c| squares(c).sqrt().max(1e-9).recip()).collect();
-        Weighed { bag, weights }
+        Bag { words, weights }
     }
 
-    fn judge(&self, Weighed { bag, weights }: &Weighed) -> Vec<f32> {
+    fn judge(&self, Bag { words, weights }: &Bag) -> Vec<f32> {
         let classes = self.bias.len();
         let logit = |c: usize| {
             let of_word = |w: &usize| self.weights[w * classes + c] * self.ratios[w * classes + c];
-            (self.bias[c] + weights[c] * bag.words.iter().map(of_word).sum::<f64>()) as f32
+            (self.bias[c] + weights[c] * words.iter().map(of_word).sum::<f64>()) as f32
         };
         softmax(&(0..classes).map(logit).collect::<Vec<_>>(), classes)
     }
 
     /// How likely each class is for a text.
     pub(crate) fn probabilities(&self, text: &[f32]) -> Vec<f32> {
-        self.judge(&self.weighed(Bag::of(text)))
+        self.judge(&self.bag(numbers(text)))
     }
 }
 

@@ -38,7 +38,7 @@ const fn opening(shift: u8, index_bits: u8) -> Opening {
     Opening { shift, index_bits }
 }
 
-/// Words of a text that count: 19 of 20 snippets have no more. The dealer's stock for each inference holds all of the vocabulary for
+/// Words of a text that count: 94 of 100 snippets have no more. The dealer's stock for each inference holds all of the vocabulary for
 /// each of them.
 const WORDS: Words = Words { count: 32, bits: 14 };
 
