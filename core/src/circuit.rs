@@ -15,7 +15,7 @@ use heapless::Vec;
 use crate::model;
 use crate::prg::{BLOCK_WORDS, Purpose};
 use crate::ring::packed_bytes;
-use crate::routing::Routing;
+use crate::routing::{Bias, Routing};
 use crate::spec::{
     MAX_COLUMNS, MAX_LAYERS, MAX_MODELS, MAX_WORD_BITS, ModelSpec, Opening, Output, PoolSpec, RouterSpec, Words,
 };
@@ -254,6 +254,8 @@ pub enum Combination {
     },
     /// Wins of each item, given for all pairs whether `i` beats `j` (1) or not (0).
     Wins,
+    /// Wins less losses of each item, given for all pairs whether `i` beats `j` (1), loses (-1), or neither (0).
+    Balance,
     /// The number whose bit `p` is the result of pair `p` of the first group, and the wins of the others.
     Tournament,
     /// The items of the last group themselves, to be revealed.
@@ -319,7 +321,7 @@ impl Combine {
     pub const fn elements(&self) -> u16 {
         match self.combination {
             Combination::Differences { .. } => self.groups.pair_count(),
-            Combination::Wins => self.groups.items(),
+            Combination::Wins | Combination::Balance => self.groups.items(),
             Combination::Tournament => self.groups.0[1].saturating_add(1),
             Combination::Last => self.groups.0[1],
         }
@@ -406,6 +408,14 @@ pub enum Response {
         /// The entries.
         table: Table,
     },
+    /// Share by how much each operand is clear of 0: 1 from a margin on, -1 below it on the other side, else 0. The server
+    /// chooses the margin of each run, in the message of the indices; of the first `even` elements it is 0.
+    Margin {
+        /// The index.
+        opening: Opening,
+        /// Elements without a margin.
+        even: u32,
+    },
     /// Look up in a table; the device learns what is found.
     Tell {
         /// The index.
@@ -425,7 +435,10 @@ impl Response {
     #[must_use]
     pub const fn bits(&self) -> u8 {
         match self {
-            Self::Requantise(opening) | Self::Table { opening, .. } | Self::Tell { opening, .. } => opening.bits(),
+            Self::Requantise(opening)
+            | Self::Table { opening, .. }
+            | Self::Margin { opening, .. }
+            | Self::Tell { opening, .. } => opening.bits(),
             Self::Share { bits } | Self::Remask { bits } | Self::Reveal { bits } => *bits,
         }
     }
@@ -436,7 +449,11 @@ impl Response {
         match self {
             Self::Table { table, .. } => Some(*table),
             Self::Tell { lookup, .. } => Some(lookup.table(element)),
-            Self::Share { .. } | Self::Requantise(_) | Self::Remask { .. } | Self::Reveal { .. } => None,
+            Self::Share { .. }
+            | Self::Requantise(_)
+            | Self::Margin { .. }
+            | Self::Remask { .. }
+            | Self::Reveal { .. } => None,
         }
     }
 
@@ -446,6 +463,7 @@ impl Response {
         match self {
             Self::Requantise(_) => 2,
             Self::Table { opening, .. } | Self::Tell { opening, .. } => 1 << opening.index_bits,
+            Self::Margin { opening, .. } => 2 << opening.index_bits,
             Self::Share { .. } | Self::Remask { .. } | Self::Reveal { .. } => 0,
         }
     }
@@ -454,7 +472,9 @@ impl Response {
     #[must_use]
     pub const fn corrected_to(&self) -> Option<Purpose> {
         match self {
-            Self::Requantise(_) | Self::Table { .. } | Self::Tell { .. } => Some(Purpose::IndexMask),
+            Self::Requantise(_) | Self::Table { .. } | Self::Margin { .. } | Self::Tell { .. } => {
+                Some(Purpose::IndexMask)
+            }
             Self::Remask { .. } => Some(Purpose::WireMask),
             Self::Share { .. } | Self::Reveal { .. } => None,
         }
@@ -465,7 +485,9 @@ impl Response {
     pub const fn index_bits(&self) -> u8 {
         match self {
             Self::Requantise(_) => 1,
-            Self::Table { opening, .. } | Self::Tell { opening, .. } => opening.index_bits,
+            Self::Table { opening, .. } | Self::Margin { opening, .. } | Self::Tell { opening, .. } => {
+                opening.index_bits
+            }
             Self::Share { .. } | Self::Remask { .. } | Self::Reveal { .. } => 0,
         }
     }
@@ -542,6 +564,10 @@ impl Gate {
                 message(MessageKind::Index, self.elements(), self.response.index_bits());
                 message(MessageKind::Answer, self.elements(), self.out.bits);
             }
+            Response::Margin { opening, .. } => {
+                message(MessageKind::Index, 1 + self.elements(), opening.index_bits);
+                message(MessageKind::Answer, self.elements(), self.out.bits);
+            }
             Response::Remask { .. } => {}
             Response::Tell { opening, .. } => {
                 message(MessageKind::Tell, self.elements(), opening.index_bits + self.out.bits);
@@ -561,7 +587,7 @@ pub enum MessageKind {
     Operands,
     /// Device to server: `c` of a product's opening.
     Correction,
-    /// Server to device: masked indices.
+    /// Server to device: masked indices; of [`Response::Margin`] the margin before them.
     Index,
     /// Device to server: the pads that the indices select.
     Answer,
@@ -756,6 +782,14 @@ impl<'p, P: Party> Circuit<'p, P> {
         self.opened(operand.into(), Response::Table { opening, table }, bits)
     }
 
+    /// Opens `combine` and shares by how much each element, but for the first `even`, is clear of 0, with `bits` bits.
+    ///
+    /// # Errors
+    /// [`CircuitError`], or the party's.
+    pub fn margin(&mut self, combine: Combine, opening: Opening, even: u32, bits: u8) -> Result<Wire, P::Error> {
+        self.opened(Operand::Combine(combine), Response::Margin { opening, even }, bits)
+    }
+
     /// Opens `combine` and tells the device what is looked up, of `bits` bits.
     ///
     /// # Errors
@@ -896,13 +930,22 @@ impl Program {
         }
     }
 
-    /// The public scores that this program adds to what it compares: `scores` for a router, none for
-    /// a model.
+    /// How this program leans: as `bias` says for a router, in no way for a model.
     #[must_use]
-    pub const fn scores<'s>(&self, scores: &'s [i32]) -> &'s [i32] {
+    pub const fn bias<'s>(&self, bias: Bias<'s>) -> Bias<'s> {
         match self {
-            Self::Router { .. } => scores,
-            Self::Model { .. } => &[],
+            Self::Router { .. } => bias,
+            Self::Model { .. } => Bias::NONE,
+        }
+    }
+
+    /// Whether a router goes by how clear its own answer is: then the first model is chosen where it is clear enough, and else
+    /// the best of the others.
+    #[must_use]
+    pub const fn by_margin(&self) -> bool {
+        match self {
+            Self::Router { spec, routing, .. } => spec.answers > 0 && !matches!(routing, Routing::Private { .. }),
+            Self::Model { .. } => false,
         }
     }
 

@@ -10,8 +10,10 @@ use core::fmt;
 
 use crate::circuit::{CircuitError, Gate, Layout, Operand, Party, Program, Response, Wire};
 use crate::error::BufferError;
-use crate::gate::{combine, embed, linear, opening, product, requantise, table};
-use crate::spec::Opening;
+use crate::gate::{combine, embed, linear, margin, opening, product, requantise, table};
+use crate::model::choice;
+use crate::routing::{Bias, Routing};
+use crate::spec::{MAX_CLASSES, MAX_MODELS, Opening};
 
 /// The server's secrets of one program, in the order of its gates.
 #[derive(Clone, Copy)]
@@ -138,19 +140,31 @@ pub fn scratch_elements(program: &Program) -> Result<usize, CircuitError> {
     Ok(measure.0)
 }
 
+/// The model that what a router `told` comes to, as a device takes it; 0 of any other program.
+#[must_use]
+pub fn chosen(program: &Program, told: &[i64]) -> u8 {
+    let Program::Router { models, routing, .. } = program else { return 0 };
+    if matches!(routing, Routing::Private { .. }) {
+        return told.first().and_then(|index| u8::try_from(*index).ok()).unwrap_or(0);
+    }
+    let mut words = [0; MAX_MODELS + MAX_CLASSES as usize];
+    words.iter_mut().zip(told).for_each(|(word, one)| *word = *one as u32);
+    choice(words.get(..told.len()).unwrap_or(&words), *models, program.by_margin())
+}
+
 struct Clear<'a, R> {
     parameters: &'a Parameters<'a>,
     input: &'a [i16],
-    scores: &'a [i32],
+    bias: Bias<'a>,
     arena: &'a mut [i64],
     scratch: &'a mut [i64],
     reference: &'a mut R,
     last: Option<Wire>,
 }
 
-/// Runs `program` on `input`; `scores` are added to the router's utilities. Wires are left in `arena`.
+/// Runs `program` on `input`; a router leans as `bias` says. Wires are left in `arena`.
 /// Returned is that of a model's answer; of a router, the choice's one-hot (of zeros where none wins) and, behind it, that
-/// of its own answer if that is a label.
+/// of its own answer if that is a label. [`chosen`] says what they come to.
 ///
 /// # Errors
 /// [`ClearError`].
@@ -158,7 +172,7 @@ pub fn run<R: Reference>(
     program: &Program,
     parameters: &Parameters<'_>,
     input: &[i16],
-    scores: &[i32],
+    bias: Bias<'_>,
     arena: &mut [i64],
     scratch: &mut [i64],
     reference: &mut R,
@@ -167,8 +181,8 @@ pub fn run<R: Reference>(
     parameters.check(&layout)?;
     BufferError::check("arena", layout.arena as usize, arena.len())?;
     BufferError::check("scratch", scratch_elements(program)?, scratch.len())?;
-    let scores = program.scores(scores);
-    let mut party = Clear { parameters, input, scores, arena, scratch, reference, last: None };
+    let bias = program.bias(bias);
+    let mut party = Clear { parameters, input, bias, arena, scratch, reference, last: None };
     program.walk(&mut party)?;
     party.last.ok_or(ClearError::Circuit(CircuitError::NoSuchSlot))
 }
@@ -205,7 +219,7 @@ impl<R: Reference> Clear<'_, R> {
             Operand::Product(product) => product::evaluate(product, before, self.scratch, set),
             Operand::Combine(combine) => {
                 combine::evaluate(combine, combine::held(combine, before), |element, value| {
-                    set(element, value + i64::from(combine::constant(combine, element, self.scores)));
+                    set(element, value + i64::from(combine::constant(combine, element, self.bias.scores)));
                 })
             }
         }
@@ -234,6 +248,15 @@ impl<R: Reference> Clear<'_, R> {
                     Ok(value)
                 } else {
                     Err(ClearError::Range { gate: gate.id, value, bits: opening.index_bits - 1 })
+                }
+            }
+            Response::Margin { opening, even } => {
+                let index = rounded(opening);
+                let margin = margin::margin_of(element, even, self.bias.margin.into()) as u16;
+                if margin::in_range(index, margin, opening.index_bits) {
+                    Ok(margin::value(index, margin))
+                } else {
+                    Err(ClearError::Range { gate: gate.id, value: index, bits: opening.index_bits })
                 }
             }
             Response::Table { opening, .. } | Response::Tell { opening, .. } => {

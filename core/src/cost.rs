@@ -280,6 +280,7 @@ impl Party for Count {
             // Indices of one bit end their frames at a whole block: only full answers break it.
             crate::circuit::Response::Requantise(_) => framed_blocks(0, elements, gate.out.bits, 2, false, &mut 0),
             crate::circuit::Response::Table { .. } | crate::circuit::Response::Tell { .. } => elements,
+            crate::circuit::Response::Margin { .. } => elements * u64::from(crate::gate::margin::TABLES),
             crate::circuit::Response::Share { .. }
             | crate::circuit::Response::Remask { .. }
             | crate::circuit::Response::Reveal { .. } => 0,
@@ -311,12 +312,14 @@ pub fn router_scores(
         let latency = Cost::routed(pool, index, 1)?.online.latency_us(link).saturating_sub(router);
         latencies.push(latency).map_err(|_| CircuitError::TooLarge)?;
     }
+    let by_margin = Program::of(pool, Slot::Router)?.by_margin();
     let dearest = latencies.iter().copied().max().unwrap_or(1).max(1);
     let full = UTILITY_MAX as u64;
     Ok((0u8..)
         .zip(&latencies)
         .map(|(index, latency)| {
-            if allowed & (1 << index) == 0 {
+            // Where the first model is chosen by margin, utilities decide among the others.
+            if allowed & (1 << index) == 0 || (index == 0 && by_margin) {
                 return -COST_BIAS_MAX;
             }
             let share = u128::from(*latency) * u128::from(full) / u128::from(dearest);

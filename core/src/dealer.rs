@@ -15,10 +15,10 @@ use subtle::{Choice, ConditionallySelectable};
 use crate::circuit::{CircuitError, Gate, Operand, Party, Program, Response, Table};
 use crate::clear::scratch_elements;
 use crate::error::BufferError;
-use crate::gate::{embed, linear, opening, product, requantise, table};
+use crate::gate::{embed, linear, margin, opening, product, requantise, table};
 use crate::keys::DealerKeys;
 use crate::prg::{Purpose, Stream, StreamId};
-use crate::ring::BitWriter;
+use crate::ring::{BitWriter, signed};
 use crate::spec::MAX_TABLE_BITS;
 
 /// What the server gives the dealer of one program, once per device and pool.
@@ -186,9 +186,12 @@ impl Dealer<'_> {
 
     /// The entries of a table or of a requantisation.
     fn tabulate(&mut self, gate: &Gate) {
-        let entries = gate.response.entries() as usize;
-        let (Response::Requantise(opening) | Response::Table { opening, .. } | Response::Tell { opening, .. }) =
-            gate.response
+        let tables = if matches!(gate.response, Response::Margin { .. }) { margin::TABLES } else { 1 };
+        let entries = (gate.response.entries() / tables) as usize;
+        let (Response::Requantise(opening)
+        | Response::Table { opening, .. }
+        | Response::Margin { opening, .. }
+        | Response::Tell { opening, .. }) = gate.response
         else {
             return;
         };
@@ -204,28 +207,40 @@ impl Dealer<'_> {
         let stock = &mut self.stock;
         for (element, mask) in (0u32..).zip(masks) {
             let sigma = opening::dealer_sigma(opening, rho_device.draw().wrapping_add(rho_server.draw()));
-            pads.fill(pad_words);
-            let mut pad_words = pad_words.iter();
-            let mut push = |entry: u32| {
-                let pad = pad_words.next().copied().unwrap_or(0);
-                stock.push(entry.wrapping_sub(pad), bits);
-            };
-            match gate.response.table(element) {
-                Some(table) => {
-                    if tabulated != Some(table) {
-                        table::tabulate(table, self.parameters.tables, opening.index_bits, function);
-                        tabulated = Some(table);
+            for which in 0..tables {
+                pads.fill(pad_words);
+                let mut pad_words = pad_words.iter();
+                let mut push = |entry: u32| {
+                    let pad = pad_words.next().copied().unwrap_or(0);
+                    stock.push(entry.wrapping_sub(pad), bits);
+                };
+                match gate.response {
+                    Response::Requantise(_) => {
+                        (0..2).for_each(|bit| push(requantise::dealer_entry(opening, sigma, bit, *mask)));
                     }
-                    if matches!(table, Table::Winner(_)) {
-                        // In the same time with noise and without.
-                        let noise = Choice::from(u8::from(self.route.is_some()));
-                        let route = self.route.unwrap_or(0);
-                        function.iter_mut().for_each(|entry| entry.conditional_assign(&route, noise));
-                        tabulated = None;
+                    Response::Margin { .. } => {
+                        for (index, slot) in (0u32..).zip(function.iter_mut()) {
+                            *slot = margin::dealer_value(which, signed(index, opening.index_bits));
+                        }
+                        // The sum of both has one mask.
+                        table::dealer_entries(function, sigma, if which == 0 { *mask } else { 0 }, push);
                     }
-                    table::dealer_entries(function, sigma, *mask, push);
+                    _ => {
+                        let Some(table) = gate.response.table(element) else { continue };
+                        if tabulated != Some(table) {
+                            table::tabulate(table, self.parameters.tables, opening.index_bits, function);
+                            tabulated = Some(table);
+                        }
+                        if matches!(table, Table::Winner(_)) {
+                            // In the same time with noise and without.
+                            let noise = Choice::from(u8::from(self.route.is_some()));
+                            let route = self.route.unwrap_or(0);
+                            function.iter_mut().for_each(|entry| entry.conditional_assign(&route, noise));
+                            tabulated = None;
+                        }
+                        table::dealer_entries(function, sigma, *mask, push);
+                    }
                 }
-                None => (0..2).for_each(|bit| push(requantise::dealer_entry(opening, sigma, bit, *mask))),
             }
         }
         stock.align();

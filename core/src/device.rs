@@ -6,13 +6,14 @@
 
 use core::fmt;
 
-use subtle::{Choice, ConditionallySelectable, ConstantTimeEq, ConstantTimeLess};
+use subtle::{ConditionallySelectable, ConstantTimeLess};
 use zeroize::Zeroize;
 
 use crate::circuit::{CircuitError, Embed, Gate, HeadView, MessageKind, Operand, Party, Product, Program, Response};
 use crate::error::BufferError;
-use crate::gate::{self, combine, embed, linear, table, tell};
+use crate::gate::{self, combine, embed, linear, margin, table, tell};
 use crate::keys::DeviceKeys;
+use crate::model::choice;
 use crate::prg::{Purpose, Stream, StreamId};
 use crate::ring::{Packer, Unpacker, low_bits, signed};
 use crate::routing::Routing;
@@ -289,6 +290,8 @@ pub struct Online {
     masked: bool,
     /// What a router chose, once it is known.
     route: u8,
+    /// The margin of the gate's signs, once the server has named it.
+    margin: Option<u16>,
     /// Bytes of the server's message that have not come yet.
     inbound: usize,
     packer: Packer,
@@ -311,6 +314,7 @@ impl Online {
             product: ProductPlace::default(),
             masked: false,
             route: 0,
+            margin: None,
             inbound: 0,
             packer: Packer::default(),
             unpacker: Unpacker::default(),
@@ -354,7 +358,9 @@ impl Online {
                         Operand::Embed(embed) => self.embed(&gate, embed, bits, input, work, tx),
                         _ => self.share(&gate, bits, input, tx),
                     },
-                    Response::Requantise(_) | Response::Table { .. } => self.answer(&gate, rx, tx),
+                    Response::Requantise(_) | Response::Table { .. } | Response::Margin { .. } => {
+                        self.answer(&gate, rx, tx)
+                    }
                     Response::Remask { .. } => Ok(Flow::Complete),
                     Response::Tell { opening, .. } => self.learn(&gate, opening, work, rx),
                     Response::Reveal { bits } => self.reveal(&gate, bits, work, rx),
@@ -391,6 +397,7 @@ impl Online {
         self.stage = stage;
         self.element = 0;
         self.masked = false;
+        self.margin = None;
         let wanted = |kind| match stage {
             Stage::Product => kind == MessageKind::Operands,
             _ => matches!(kind, MessageKind::Index | MessageKind::Tell | MessageKind::Reveal),
@@ -474,6 +481,13 @@ impl Online {
         if both {
             pads.seek(u64::from(self.element) * 2);
         }
+        let signs = matches!(gate.response, Response::Margin { .. });
+        if signs && self.margin.is_none() {
+            let Some(margin) = self.unpacker.pull(gate.response.index_bits(), rx) else {
+                return Ok(Flow::Pause(Step::Input));
+            };
+            self.margin = Some(margin as u16);
+        }
         while self.element < gate.elements() {
             if !self.packer.ready(tx.buffer, &mut tx.len) {
                 return Ok(Flow::Pause(Step::Flush));
@@ -486,6 +500,11 @@ impl Online {
                 let (zero, one) = (pads.draw(), pads.draw());
                 let select = 0u32.wrapping_sub(index);
                 zero ^ (select & (zero ^ one))
+            } else if let Response::Margin { opening, even } = gate.response {
+                let margin = margin::margin_of(self.element, even, self.margin.unwrap_or(0).into());
+                let [one, other] = margin::places(index, margin, opening.index_bits);
+                let mut pad = |place| pads.at(table::entry(self.element, entries, place));
+                pad(one).wrapping_add(pad(other))
             } else {
                 pads.at(table::entry(self.element, entries, index))
             };
@@ -519,7 +538,8 @@ impl Online {
         if let Program::Router { routing, models, .. } = self.program {
             let (words, route) = match routing {
                 Routing::Open | Routing::Device => {
-                    (usize::from(models), first_one(work.get(..usize::from(models)).unwrap_or(&[])))
+                    let told = work.get(..gate.elements() as usize).unwrap_or(&[]);
+                    (usize::from(models), choice(told, models, self.program.by_margin()))
                 }
                 Routing::Private { .. } => (1, below(work.first().copied().unwrap_or(0), models)),
             };
@@ -623,17 +643,6 @@ impl Online {
         }
         self.end_of_message(rx)
     }
-}
-
-/// The place of the first 1, or 0.
-fn first_one(one_hot: &[u32]) -> u8 {
-    let (mut place, mut found) = (0, Choice::from(0));
-    for (index, word) in (0u8..).zip(one_hot) {
-        let one = word.ct_eq(&1);
-        place.conditional_assign(&index, one & !found);
-        found |= one;
-    }
-    place
 }
 
 /// The index, or 0 if it is not below `models`.

@@ -13,7 +13,7 @@ use crate::device::{Online, Outgoing, Step, work_words};
 use crate::keys::{DeviceSeeds, server_key, weight_key};
 use crate::prg::trace::{Drawn, change, record};
 use crate::prg::{Purpose, StreamId};
-use crate::routing::Routing;
+use crate::routing::{Bias, Routing};
 use crate::session::FRAME_PAYLOAD;
 use crate::spec::{ModelSpec, NamedModel, Opening, Output, PoolSpec, RouterSpec, Words};
 
@@ -83,7 +83,7 @@ fn recorded(secret: &Secret, seeds: &Seeds, counter: u64, input: &[i16], tile: u
     assert_eq!(keys.server.bytes(), server.bytes());
     let (_, deal) = record(|| deal(secret, seeds, counter));
     let (_, offline) = record(|| offline(secret, seeds, counter, FRAME_PAYLOAD, tile));
-    let (outcome, whole) = record(|| run(secret, seeds, counter, input, &[0; 8], FRAME_PAYLOAD, tile));
+    let (outcome, whole) = record(|| run(secret, seeds, counter, input, Bias::NONE, FRAME_PAYLOAD, tile));
     // The dealer comes first, then the offline phase.
     let (first, online) = whole.split_at(deal.len() + offline.len());
     assert!(first.iter().eq(deal.iter().chain(&offline)));
@@ -200,7 +200,9 @@ impl Party for Counted {
         }
         if gate.response.entries() > 0 {
             self.corrections += elements;
-            self.answers += elements;
+            // Two tables, two pads.
+            let tables = if matches!(gate.response, Response::Margin { .. }) { 2 } else { 1 };
+            self.answers += tables * elements;
             // Both pads of a requantised element are drawn; one is sent.
             self.requantised += if gate.response.entries() == 2 { elements } else { 0 };
         }

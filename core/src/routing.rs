@@ -17,6 +17,8 @@
 
 use core::fmt;
 
+use crate::model::COST_BIAS_MAX;
+use crate::spec::MAX_TABLE_BITS;
 use rand_core::{TryCryptoRng, TryRng};
 use serde::{Deserialize, Serialize};
 
@@ -33,6 +35,101 @@ pub enum Routing {
     },
     /// The device alone.
     Device,
+}
+
+/// How a router leans, by what a request says of cost: public numbers that the server adds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Bias<'a> {
+    /// Added to the models' utilities, in steps.
+    pub scores: &'a [i32],
+    /// By how much the first model's answer must be ahead of all others, in steps of the opening of differences, for a router that
+    /// goes by that; below 2^11. The device is told.
+    pub margin: u16,
+}
+
+impl Bias<'_> {
+    /// None at all.
+    pub const NONE: Self = Self { scores: &[], margin: 0 };
+}
+
+/// Widest margin, in steps of the opening of differences: a quarter of their range, so that differences up to three quarters of it do
+/// not wrap.
+pub const MAX_MARGIN: u16 = 1 << (MAX_TABLE_BITS - 3);
+
+/// What another model is worth beside the first, by how far that one's answer leads: a bell of the given height, half as high at a
+/// lead of `halving`, and a sixteenth at twice that.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Advantage {
+    /// In sixteenths of a step of utility.
+    pub worth: u16,
+    /// In sixteenths of a step of the opening of differences.
+    pub halving: u16,
+}
+
+impl Advantage {
+    /// Cost as the worth counts. Where it does not count, a half step does.
+    fn price(cost: u32) -> u32 {
+        cost.saturating_mul(16).max(8)
+    }
+
+    /// The lead, in sixteenths, at which the other model is worth no more than `price`.
+    fn lead_worth(self, price: u32) -> u32 {
+        let halvings = log2(self.worth.into()).saturating_sub(log2(price));
+        u32::from(self.halving).saturating_mul((halvings << LOG_BITS).isqrt()) >> LOG_BITS
+    }
+
+    /// What the other model is worth beyond `cost` steps, over all leads at which it is: an integral, in no unit.
+    fn surplus(self, cost: u32) -> u64 {
+        const PARTS: u32 = 16;
+        let (price, halving) = (Self::price(cost), u32::from(self.halving).max(1));
+        let end = self.lead_worth(price);
+        let above = |part: u32| {
+            let lead = (((2 * part + 1) * end / (2 * PARTS)) << LOG_BITS) / halving;
+            let halvings = (lead * lead) >> LOG_BITS;
+            let worth = (u32::from(self.worth) * ((2 << LOG_BITS) - halvings % (1 << LOG_BITS))) >> (LOG_BITS + 1);
+            worth.checked_shr(halvings >> LOG_BITS).unwrap_or(0).saturating_sub(price)
+        };
+        u64::from(end) * u64::from((0..PARTS).map(above).sum::<u32>())
+    }
+}
+
+/// Fractional bits of [`log2`].
+const LOG_BITS: u32 = 8;
+
+/// The logarithm of `x`, linear between powers of two; that of 0 is 0.
+fn log2(x: u32) -> u32 {
+    let whole = x.max(1).ilog2();
+    let rest = (x.max(1) << (31 - whole)) & (u32::MAX >> 1);
+    whole << LOG_BITS | rest >> (31 - LOG_BITS)
+}
+
+/// Leaves one model to turn to where the first one's answer is not clear: that which is worth most beyond its cost, over all leads, or else
+/// the first that may be chosen. `advantages` and `scores` are those of the models, of which the first has no advantage; the latter are
+/// [`router_scores`](crate::cost::router_scores).
+pub fn aim(advantages: &[Advantage], scores: &mut [i32]) {
+    let allowed = |score: i32| score > -COST_BIAS_MAX;
+    let mut best: Option<(usize, u64)> = None;
+    for (model, (advantage, score)) in advantages.iter().zip(&*scores).enumerate().skip(1) {
+        let surplus = advantage.surplus(score.unsigned_abs());
+        if allowed(*score) && best.is_none_or(|(_, most)| surplus > most) {
+            best = Some((model, surplus));
+        }
+    }
+    let Some((best, _)) = best else { return };
+    for (model, score) in scores.iter_mut().enumerate().skip(1) {
+        if model != best {
+            *score = -COST_BIAS_MAX;
+        }
+    }
+}
+
+/// The margin of a request: the first model answers where no other that may be chosen is worth what it costs. `advantages` and
+/// `scores` are those of the models, of which the first has no advantage; the latter are [`router_scores`](crate::cost::router_scores).
+#[must_use]
+pub fn margin(advantages: &[Advantage], scores: &[i32]) -> u16 {
+    let others = advantages.iter().zip(scores).skip(1).filter(|(_, score)| **score > -COST_BIAS_MAX);
+    let leads = others.map(|(advantage, score)| advantage.lead_worth(Advantage::price(score.unsigned_abs())) / 16);
+    leads.max().unwrap_or(0).min(MAX_MARGIN.into()) as u16
 }
 
 /// Largest epsilon, in thousandths: at 16 the route is true but for one in millions.
@@ -128,6 +225,34 @@ pub const fn settled(choice: u8, allowed: u8) -> u8 {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test")]
 mod tests {
+    #[test]
+    fn a_margin_shrinks_with_cost_and_is_that_of_the_model_that_is_worth_most() {
+        let advantages =
+            [(0, 0), (64 * 16, 20 * 16), (128 * 16, 30 * 16)].map(|(worth, halving)| Advantage { worth, halving });
+        let of = |scores: [i32; 3]| margin(&advantages, &scores);
+        // 64 steps are 32 at one halving and 4 at two, and 128 are 64 at one.
+        assert_eq!(of([-COST_BIAS_MAX, -4, -COST_BIAS_MAX]), 40);
+        assert_eq!(of([-COST_BIAS_MAX, -COST_BIAS_MAX, -64]), 30);
+        assert_eq!((of([0, -4, -128]), of([0, -32, -64]), of([0, -64, -200])), (40, 30, 0));
+        // Half a step where cost does not count: 2^-7 of the worth.
+        assert_eq!(of([0, 0, -COST_BIAS_MAX]), 52);
+        assert_eq!(of([0, -COST_BIAS_MAX, -COST_BIAS_MAX]), 0);
+        assert_eq!(margin(&[Advantage { worth: u16::MAX, halving: u16::MAX }; 2], &[0, 0]), MAX_MARGIN);
+        assert_eq!((margin(&[], &[0, 0]), margin(&[Advantage::default(); 2], &[0, 0])), (0, 0));
+        let aimed = |mut scores: [i32; 3]| {
+            aim(&advantages, &mut scores);
+            scores
+        };
+        // Dear models are for small costs, cheap ones for larger, and no other than is allowed.
+        const NO: i32 = -COST_BIAS_MAX;
+        assert_eq!(aimed([NO, -1, -4]), [NO, NO, -4]);
+        assert_eq!(aimed([NO, -16, -100]), [NO, -16, NO]);
+        assert_eq!(aimed([NO, NO, -100]), [NO, NO, -100]);
+        assert_eq!((aimed([NO, -70, -200]), aimed([NO; 3])), ([NO, -70, NO], [NO; 3]));
+        let curve: Vec<u16> = (0..256).map(|cost| of([0, -cost, -cost])).collect();
+        assert!(curve.windows(2).all(|pair| pair[1] <= pair[0]) && curve[0] > curve[255], "{curve:?}");
+    }
+
     /// Forbidden models never come out while another is allowed, whoever won.
     #[test]
     fn a_choice_settles_on_an_allowed_model() {

@@ -10,10 +10,11 @@ use zeroize::Zeroize;
 use crate::circuit::{CircuitError, Gate, Layout, Message, MessageKind, Operand, Party, Program, Response, Wire};
 use crate::clear::{Parameters, scratch_elements};
 use crate::error::BufferError;
-use crate::gate::{combine, embed, linear, opening, product, remask, requantise, table, tell};
+use crate::gate::{combine, embed, linear, margin, opening, product, remask, requantise, table, tell};
 use crate::keys::StreamKey;
 use crate::prg::{Purpose, Stream, StreamId};
 use crate::ring::{BitWriter, bits_at};
+use crate::routing::Bias;
 
 /// What the server refuses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,8 +93,8 @@ pub struct Server<'a> {
     parameters: Parameters<'a>,
     key: StreamKey,
     stock: Stock<'a>,
-    /// Public scores added to the router's utilities (minus lambda times cost).
-    scores: &'a [i32],
+    /// What the request's lambda comes to.
+    bias: Bias<'a>,
     arena: &'a mut [u32],
     scratch: &'a mut [u32],
     gate: Option<Gate>,
@@ -158,7 +159,7 @@ impl<'a> Server<'a> {
         parameters: Parameters<'a>,
         key: StreamKey,
         stock: Stock<'a>,
-        scores: &'a [i32],
+        bias: Bias<'a>,
         work: &'a mut [u32],
     ) -> Result<Self, ServerError> {
         let layout: Layout = program.layout()?;
@@ -173,8 +174,8 @@ impl<'a> Server<'a> {
         }
         BufferError::check("server workspace", work_words(&program)?, work.len())?;
         let (arena, scratch) = work.split_at_mut(layout.arena as usize);
-        let (gate, scores) = (program.gate(0)?, program.scores(scores));
-        Ok(Self { program, parameters, key, stock, scores, arena, scratch, gate, message: 0 })
+        let (gate, bias) = (program.gate(0)?, program.bias(bias));
+        Ok(Self { program, parameters, key, stock, bias, arena, scratch, gate, message: 0 })
     }
 
     /// Whose turn it is, and with which message.
@@ -208,6 +209,9 @@ impl<'a> Server<'a> {
                 if gate.corrects_offline() {
                     self.evaluate(&gate);
                     self.open(&gate, self.stock.corrections, gate.corrections_at);
+                }
+                if let Response::Margin { .. } = gate.response {
+                    writer.push(self.bias.margin.into(), message.bits);
                 }
                 for index in self.held(&gate.out) {
                     let value = match gate.response {
@@ -316,7 +320,7 @@ impl<'a> Server<'a> {
             }),
             Operand::Combine(combine) => {
                 combine::evaluate(combine, combine::held(combine, before), |element, value| {
-                    set(element, value.wrapping_add(combine::constant(combine, element, self.scores) as u32));
+                    set(element, value.wrapping_add(combine::constant(combine, element, self.bias.scores) as u32));
                 })
             }
         }
@@ -333,7 +337,7 @@ impl<'a> Server<'a> {
                     let y_hat = slot.wrapping_add(requantise::offset(opening));
                     opening::server_index(opening, y_hat, correction, rho.draw())
                 }
-                Response::Table { opening, .. } | Response::Tell { opening, .. } => {
+                Response::Table { opening, .. } | Response::Margin { opening, .. } | Response::Tell { opening, .. } => {
                     opening::server_index(opening, *slot, correction, rho.draw())
                 }
                 Response::Remask { bits } => remask::server_share(*slot, correction, bits),
@@ -353,6 +357,11 @@ impl<'a> Server<'a> {
                 Response::Requantise(opening) => {
                     let entry = self.entry(gate, element, requantise::key_bit(opening, index));
                     requantise::server_share(index, entry, pad, bits)
+                }
+                Response::Margin { opening, even } => {
+                    let margin = margin::margin_of(element, even, self.bias.margin.into());
+                    let places = margin::places(index, margin, opening.index_bits);
+                    margin::server_share(places.map(|place| self.entry(gate, element, place)), pad, bits)
                 }
                 _ => table::server_share(self.entry(gate, element, index), pad, bits),
             };

@@ -15,7 +15,7 @@ use crate::circuit::{CircuitError, Program, Slot};
 use crate::routing::{MAX_EPSILON, MAX_PRIVATE_MODELS, Routing};
 
 /// Version of the encoding of [`PoolSpec`]; the first field on the wire.
-pub const SPEC_VERSION: u16 = 6;
+pub const SPEC_VERSION: u16 = 7;
 /// Most models in one pool (the router not counted).
 pub const MAX_MODELS: usize = 8;
 /// Most layers in one model.

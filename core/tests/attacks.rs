@@ -17,7 +17,7 @@ use secure_router_core::channel::{Channel, Event as Arrived, Link};
 use secure_router_core::circuit::{Gate, Message, MessageKind, Operand, Program, Slot};
 use secure_router_core::gate::{self, embed, opening, requantise, table};
 use secure_router_core::ring::{bits_at, low_bits, signed};
-use secure_router_core::routing::Routing;
+use secure_router_core::routing::{Bias, Routing};
 use secure_router_core::session::{
     Control, DeviceMemory, Event, FRAME_CONTROL, FRAME_DATA, FRAME_PAYLOAD, PreparedStock, Refusal, SessionError,
     SlotStock, ToDevice, Welcome,
@@ -328,7 +328,7 @@ fn a_lying_servers_view_of_a_program_does_not_tell_two_inputs_apart() {
             for run_number in 0..RUNS {
                 let seeds = Seeds { slot, ..Seeds::fixed(40) };
                 let mut liar = Liar { chance: Chance(run_number), used: used.clone() };
-                let (view, _) = run(&secret, &seeds, 2 * run_number + world as u64, input, &[0; 3], &mut liar);
+                let (view, _) = run(&secret, &seeds, 2 * run_number + world as u64, input, Bias::NONE, &mut liar);
                 let bits = unlocked(&layout, &view);
                 let total = bits.len();
                 ones[world].resize(total, 0.0);
@@ -597,7 +597,7 @@ fn a_router_of_the_servers_making_learns_one_of_the_models_and_no_more() {
         for value in 0..8u32 {
             let input: Vec<i16> = (0..3).map(|bit| (value >> bit & 1) as i16).collect();
             let (view, _) =
-                run(&secret, &seeds, u64::from(value), &input, &[0; MODELS], &mut Asks { program: &program, asked });
+                run(&secret, &seeds, u64::from(value), &input, Bias::NONE, &mut Asks { program: &program, asked });
             // The device takes the first model that has what was asked for, and else the first of all.
             let wanted = wins(MODELS, value).iter().zip(asked).position(|(w, a)| w == a).unwrap_or(0);
             assert_eq!(view.route, Some(wanted as u8), "value {value}");
@@ -687,7 +687,7 @@ fn a_device_that_shifts_its_shares_reads_the_last_layer_from_logits() {
     let mut questions = 0u64;
     for column in 0..FEATURES + FFN {
         let mut shifts = Shifts { up: vec![stand_out(column)], ..Shifts::default() };
-        let (_, logits) = run(&secret, &seeds, questions, &input, &[], &mut shifts);
+        let (_, logits) = run(&secret, &seeds, questions, &input, Bias::NONE, &mut shifts);
         questions += 1;
         for (found, logit) in found.iter_mut().zip(logits) {
             found.push((logit + (1 << 15)) >> 16);
@@ -725,7 +725,7 @@ fn a_device_that_shifts_its_shares_reads_the_last_layer_from_labels() {
         // Class c then has CLASSES - c wins, less one if it loses to class 0: shifted to a full score, it says which.
         let (at, bits) = (wins.corrections_at, wins.bits());
         tamper.corrections.extend((1..CLASSES).map(|class| (at, bits, class as u64, class as u32)));
-        let (_, label) = run(&secret, &seeds, questions, &input, &[], &mut tamper);
+        let (_, label) = run(&secret, &seeds, questions, &input, Bias::NONE, &mut tamper);
         questions += 1;
         label[1..].iter().map(|one| *one == 1).collect::<Vec<bool>>()
     };
@@ -760,8 +760,8 @@ fn an_honest_device_gets_the_references_answer_from_the_same_bench() {
         let secret = victim(output);
         let input: Vec<i16> = (0..10).map(|i| i * 3 - 11).collect();
         let seeds = Seeds::fixed(62);
-        let (_, answer) = run(&secret, &seeds, 4, &input, &[], &mut Honest);
-        let wanted = lab::reference(&secret, &input, &[], &mut lab::Dither(seeds.dealer_keys(4))).unwrap();
+        let (_, answer) = run(&secret, &seeds, 4, &input, Bias::NONE, &mut Honest);
+        let wanted = lab::reference(&secret, &input, Bias::NONE, &mut lab::Dither(seeds.dealer_keys(4))).unwrap();
         assert_eq!(answer.into_iter().map(i64::from).collect::<Vec<_>>(), wanted);
     }
 }

@@ -15,7 +15,7 @@ use secure_router_core::circuit::{CircuitError, Gate, MessageKind, Operand, Part
 use secure_router_core::keys::StreamKey;
 use secure_router_core::prg::{Purpose, Stream, StreamId};
 use secure_router_core::ring::{bits_at, low_bits};
-use secure_router_core::routing::Routing;
+use secure_router_core::routing::{Bias, Routing};
 use secure_router_core::spec::{ModelSpec, Opening, Output, RouterSpec, Words};
 
 const RUNS: u64 = 4000;
@@ -59,6 +59,9 @@ fn programs() -> [Program; 5] {
         },
     ]
 }
+
+/// With a margin, where a router goes by one.
+const BIAS: Bias<'static> = Bias { scores: &[], margin: 300 };
 
 fn slot(program: &Program) -> Slot {
     if matches!(program, Program::Router { .. }) { Slot::Router } else { Slot::Model(0) }
@@ -190,10 +193,15 @@ fn sections(program: &Program) -> Vec<Section> {
                     }
                     (MessageKind::Index, _, Response::Requantise(opening)) => Own::Index(gate.id, opening, true),
                     (MessageKind::Index, _, Response::Table { opening, .. }) => Own::Index(gate.id, opening, false),
+                    (MessageKind::Index, _, Response::Margin { opening, .. }) => Own::Index(gate.id, opening, false),
                     (MessageKind::Tell, _, Response::Tell { opening, .. }) => Own::Told(gate.id, opening),
                     _ => Own::Nothing,
                 };
-                add(format!("{:?}", message.kind), source, 0, u64::from(message.elements), message.bits, own);
+                // The margin before the indices is public.
+                let margin = message.kind == MessageKind::Index && matches!(gate.response, Response::Margin { .. });
+                let skipped = u64::from(margin);
+                let (first_bit, elements) = (skipped * u64::from(message.bits), u64::from(message.elements) - skipped);
+                add(format!("{:?}", message.kind), source, first_bit, elements, message.bits, own);
             }
             self.all.retain(|section| section.elements > 0);
             Ok(())
@@ -259,7 +267,7 @@ fn observe(
     for counter in first_counter..first_counter + RUNS {
         // Counters as they come after years, not only 0, 1, 2.
         let counter = counter.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let outcome = run(secret, &seeds, counter, input, &[0; 3], 1024, 3);
+        let outcome = run(secret, &seeds, counter, input, BIAS, 1024, 3);
         let keys = seeds.dealer_keys(counter);
         for section in &all {
             let packed = bytes(&outcome, section.source);
@@ -362,7 +370,7 @@ fn the_servers_joint_view_does_not_tell_two_inputs_apart() {
         for (world, input) in inputs.iter().enumerate() {
             for counter in 0..RUNS {
                 // The two worlds share no counter.
-                let outcome = run(secret, &seeds, 2 * counter + world as u64, input, &[0; 3], 1024, 3);
+                let outcome = run(secret, &seeds, 2 * counter + world as u64, input, BIAS, 1024, 3);
                 lengths.push((
                     outcome.up.iter().map(Vec::len).collect::<Vec<_>>(),
                     outcome.down.iter().map(Vec::len).collect::<Vec<_>>(),
@@ -401,7 +409,7 @@ fn no_two_inferences_share_a_message() {
     let (secret, input) = &worlds(program)[0];
     let mut seen = std::collections::BTreeSet::new();
     for counter in 0..50 {
-        let outcome = run(secret, &Seeds::fixed(3), counter, input, &[], 1024, 3);
+        let outcome = run(secret, &Seeds::fixed(3), counter, input, BIAS, 1024, 3);
         for message in outcome.up.iter().chain(&outcome.down).chain([&outcome.corrections, &outcome.stock]) {
             // Shorter ones meet by chance.
             assert!(message.len() < 8 || seen.insert(message.clone()));

@@ -8,12 +8,12 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use secure_router_core::circuit::{Embed, HeadView, Linear, Operand, Product, Program, Slot, Table, Wire};
 use secure_router_core::clear::{ClearError, Nearest};
-use secure_router_core::gate::{self, embed, linear, opening, product, requantise, table};
+use secure_router_core::gate::{self, embed, linear, margin, opening, product, requantise, table};
 use secure_router_core::keys::DeviceSeeds;
 use secure_router_core::model::COST_BIAS_MAX;
 use secure_router_core::prg::{Purpose, Stream, StreamId};
 use secure_router_core::ring::{low_bits, signed};
-use secure_router_core::routing::Routing;
+use secure_router_core::routing::{Bias, Routing};
 use secure_router_core::spec::{ModelSpec, Opening, Output, RouterSpec, Words};
 
 fn shape(shift: u8, index_bits: u8) -> Opening {
@@ -122,7 +122,7 @@ fn the_mean_of_many_roundings_under_the_protocol_is_the_value() {
     let runs = 4000;
     let mut sums = [0i64; 8];
     for counter in 0..runs {
-        let outcome = run(&secret, &Seeds::fixed(6), counter, &[0], &[], 1024, 1);
+        let outcome = run(&secret, &Seeds::fixed(6), counter, &[0], Bias::NONE, 1024, 1);
         for ((sum, logit), value) in sums.iter_mut().zip(&outcome.logits).zip(&values) {
             assert!((i64::from(*logit) * 128 - i64::from(*value)).abs() < 128);
             *sum += i64::from(*logit);
@@ -208,8 +208,8 @@ fn every_opening_takes_the_extreme_values_that_fit_it() {
             let secret = tabled(o, &values, input_bits);
             for counter in 0..40 {
                 let seeds = Seeds::fixed(2);
-                let wanted = reference(&secret, &[7], &[], &mut Dither(seeds.dealer_keys(counter))).unwrap();
-                let logits = run(&secret, &seeds, counter, &[7], &[], 1024, 1).logits;
+                let wanted = reference(&secret, &[7], Bias::NONE, &mut Dither(seeds.dealer_keys(counter))).unwrap();
+                let logits = run(&secret, &seeds, counter, &[7], Bias::NONE, 1024, 1).logits;
                 assert_eq!(logits.iter().map(|l| i64::from(*l)).collect::<Vec<_>>(), wanted, "{o:?}");
                 for (value, rounded) in values.iter().zip(&wanted) {
                     assert!(*rounded == i64::from(*value) >> s || *rounded == (i64::from(*value) >> s) + 1);
@@ -220,9 +220,9 @@ fn every_opening_takes_the_extreme_values_that_fit_it() {
         let beyond = high + (1 << s);
         if beyond <= i64::from(i32::MAX) {
             let secret = tabled(o, &[beyond as i32], 24.max(o.bits()));
-            let refused = reference(&secret, &[7], &[], &mut Nearest);
+            let refused = reference(&secret, &[7], Bias::NONE, &mut Nearest);
             assert_eq!(refused, Err(ClearError::Range { gate: 1, value: beyond >> s, bits: n }), "{o:?}");
-            let wrapped = run(&secret, &Seeds::fixed(2), 1, &[7], &[], 1024, 1).logits;
+            let wrapped = run(&secret, &Seeds::fixed(2), 1, &[7], Bias::NONE, 1024, 1).logits;
             assert_eq!(wrapped, [-(1 << (n - 1))], "{o:?}");
         }
     }
@@ -236,7 +236,7 @@ fn a_table_that_saturates_saturates_at_its_last_entries() {
     // A clamp to -7..=7 in steps of the index.
     secret.tables.iter_mut().for_each(|entry| *entry = (*entry).clamp(-7, 7));
     for counter in 0..50 {
-        let logits = run(&secret, &Seeds::fixed(4), counter, &[1], &[], 64, 1).logits;
+        let logits = run(&secret, &Seeds::fixed(4), counter, &[1], Bias::NONE, 64, 1).logits;
         assert_eq!(logits[..2], [-7, -7]);
         assert_eq!(logits[4..], [7, 7]);
         assert!((-7..=-6).contains(&logits[2]) && (6..=7).contains(&logits[3]));
@@ -251,13 +251,13 @@ fn the_output_takes_the_extreme_logits() {
         let mut secret = random_secret(Program::Model { spec, words: None, classes: 4, output: Output::Logits }, 1, 1);
         secret.weights.iter_mut().for_each(|w| *w = 0);
         secret.biases = vec![low as i32, high as i32, 0, -1];
-        let logits = run(&secret, &Seeds::fixed(1), 3, &[5], &[], 1024, 1).logits;
+        let logits = run(&secret, &Seeds::fixed(1), 3, &[5], Bias::NONE, 1024, 1).logits;
         assert_eq!(logits, [low as i32, high as i32, 0, -1]);
-        assert!(reference(&secret, &[5], &[], &mut Nearest).is_ok());
+        assert!(reference(&secret, &[5], Bias::NONE, &mut Nearest).is_ok());
         if bits < 32 {
             secret.biases[1] = high as i32 + 1;
             let refused = ClearError::Range { gate: 1, value: high + 1, bits };
-            assert_eq!(reference(&secret, &[5], &[], &mut Nearest), Err(refused));
+            assert_eq!(reference(&secret, &[5], Bias::NONE, &mut Nearest), Err(refused));
         }
     }
 }
@@ -277,8 +277,8 @@ fn requantised_queries_keys_and_values_take_their_extremes() {
         secret.tables = (0..512).map(|entry| signed(entry, 9) as i16 / 4).collect();
         for counter in 0..30 {
             let seeds = Seeds::fixed(7);
-            let wanted = reference(&secret, &[1], &[], &mut Dither(seeds.dealer_keys(counter))).unwrap();
-            let logits = run(&secret, &seeds, counter, &[1], &[], 1024, 1).logits;
+            let wanted = reference(&secret, &[1], Bias::NONE, &mut Dither(seeds.dealer_keys(counter))).unwrap();
+            let logits = run(&secret, &seeds, counter, &[1], Bias::NONE, 1024, 1).logits;
             assert_eq!(i64::from(logits[0]), wanted[0]);
             let weight = f64::from(q * k) / 128.0 / 4.0;
             assert!((wanted[0] as f64 - weight * f64::from(v) / 16.0).abs() < 12.0, "{q} {k} {v}: {}", wanted[0]);
@@ -401,7 +401,7 @@ fn arbiter(models: u16, utilities: &[i16], output_bits: u8) -> Secret {
 
 fn choice(secret: &Secret, counter: u64, scores: &[i32]) -> Slot {
     let seeds = Seeds { slot: Slot::Router, ..Seeds::fixed(9) };
-    run(secret, &seeds, counter, &[3], scores, 1024, 1).choice.unwrap()
+    run(secret, &seeds, counter, &[3], Bias { scores, margin: 0 }, 1024, 1).choice.unwrap()
 }
 
 fn best(totals: &[i32]) -> Slot {
@@ -447,6 +447,79 @@ fn the_argmax_takes_the_extreme_scores() {
         for output_bits in [12, 16, 32] {
             let secret = arbiter(4, &utilities, output_bits);
             assert_eq!(choice(&secret, 1, &scores), best(&totals), "{utilities:?} {scores:?} {output_bits}");
+        }
+    }
+}
+
+#[test]
+fn a_margin_is_exact_for_every_index_mask_and_margin() {
+    const N: u8 = 5;
+    let pad = |which: u32, j: u32| (which * 77 + j).wrapping_mul(0x9e37_79b9);
+    for (sigma, wire_mask) in (0..1 << N).zip([0, 1, 9, 30].into_iter().cycle()) {
+        let tables = [0, 1].map(|which| {
+            let function: Vec<u32> = (0..1 << N).map(|j| margin::dealer_value(which, signed(j, N))).collect();
+            let mut entries = Vec::new();
+            table::dealer_entries(&function, sigma, if which == 0 { wire_mask } else { 0 }, |entry| {
+                entries.push(entry)
+            });
+            (0..).zip(entries).map(|(j, entry)| entry.wrapping_sub(pad(which, j))).collect::<Vec<_>>()
+        });
+        let entries = tables.concat();
+        for (y, margin) in (-16i64..16).flat_map(|y| (0..9u16).map(move |margin| (y, margin))) {
+            let index = low_bits((y as u32).wrapping_add(sigma), N);
+            let [one, other] = margin::places(index, margin.into(), N);
+            let pads = pad(0, one).wrapping_add(pad(1, other - (1 << N)));
+            let share = margin::server_share([one, other].map(|place| entries[place as usize]), pads, 6);
+            let wanted = if y >= i64::from(margin) { 1 } else { -i64::from(y < -i64::from(margin)) };
+            assert_eq!(margin::value(y, margin), wanted);
+            if margin::in_range(y, margin, N) {
+                assert_eq!(
+                    signed(low_bits(share.wrapping_sub(wire_mask), 6), 6),
+                    wanted as i32,
+                    "{y} {margin} {sigma}"
+                );
+            }
+        }
+    }
+    assert!(
+        margin::in_range(12, 3, N)
+            && !margin::in_range(13, 3, N)
+            && margin::in_range(-13, 3, N)
+            && !margin::in_range(-14, 3, N)
+    );
+}
+
+#[test]
+fn an_answer_that_is_clear_is_the_routers_and_another_goes_to_the_best_of_the_others() {
+    let (trunk, logits) = (ModelSpec { heads: 0, ffn: 0, layers: 0, output_bits: 16, ..base() }, [5, 9, 3, 9]);
+    for (routing, output) in
+        [(Routing::Open, Output::Label), (Routing::Open, Output::Logits), (Routing::Device, Output::Label)]
+    {
+        for (classes, ahead, label) in [(3, 3, 1), (4, 0, 1), (1, 2000, 0)] {
+            let spec = RouterSpec { trunk, answers: classes };
+            let program = Program::Router { spec, words: None, models: 3, output, routing };
+            assert!(program.by_margin());
+            let mut secret = random_secret(program, 1, 1);
+            secret.weights.iter_mut().for_each(|w| *w = 0);
+            // An earlier item must be beaten by more than the margin, of 4 here. The first utility is the largest, and does not matter.
+            let steps = [200, 90, 100].into_iter().chain(logits);
+            secret.biases.iter_mut().zip(steps).for_each(|(bias, steps)| *bias = steps << trunk.difference().shift);
+            for (counter, margin) in (0u64..).zip([0, 1, 3, 4, 5, 100, 900]) {
+                for (scores, other) in [([-COST_BIAS_MAX, 0, 0], 2), ([-COST_BIAS_MAX, 0, -20], 1)] {
+                    let seeds = Seeds { slot: Slot::Router, ..Seeds::fixed(9) };
+                    let bias = Bias { scores: &scores, margin };
+                    let outcome = run(&secret, &seeds, counter, &[3], bias, 1024, 1);
+                    let clear = ahead >= margin;
+                    let route: u8 = if clear { 0 } else { other };
+                    assert_eq!(outcome.choice, Some(Slot::Model(route)), "{routing:?} {classes} {margin}");
+                    let one_hot = |class| i32::from(clear && class == label);
+                    let wanted: Vec<i32> = match output {
+                        Output::Logits => logits[..usize::from(classes)].iter().map(|l| l << 4).collect(),
+                        Output::Label => (0..i32::from(classes)).map(one_hot).collect(),
+                    };
+                    assert_eq!(outcome.logits, wanted, "{routing:?} {output:?} {classes} {margin}");
+                }
+            }
         }
     }
 }

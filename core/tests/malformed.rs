@@ -14,7 +14,7 @@ use lab::{Seeds, deal, offline, random_secret};
 use secure_router_core::channel::ChannelError;
 use secure_router_core::circuit::{MessageKind, Program, Slot};
 use secure_router_core::keys::server_key;
-use secure_router_core::routing::Routing;
+use secure_router_core::routing::{Bias, Routing};
 use secure_router_core::server::{Server, ServerError, Stock, Turn, work_words};
 use secure_router_core::session::{
     Control, Event, FRAME_CONTROL, FRAME_DATA, FRAME_PAYLOAD, Hello, Infer, LinkProfile, MAX_COUNTER_SKIP, Prepare,
@@ -436,7 +436,7 @@ fn server_at(words: Option<Words>, message: usize, test: impl FnOnce(&mut Server
     let mut work = vec![0; work_words(&program).unwrap()];
     let key = server_key(&seeds.server_dealer, &seeds.pool, seeds.slot, 0);
     let stock = Stock { correlations: &correlations, corrections: &corrections };
-    let mut server = Server::new(program, secret.parameters(), key, stock, &[], &mut work).unwrap();
+    let mut server = Server::new(program, secret.parameters(), key, stock, Bias::NONE, &mut work).unwrap();
     let mut taken = 0;
     loop {
         match server.turn() {

@@ -12,11 +12,11 @@ use std::collections::BTreeMap;
 use lab::peer::{Crossed, Fixture, Memory, Outcome, Peer, Seeded, Store, carry, connect, event, pool, request};
 use lab::{Secret, Seeds, deal, random_secret, reference};
 use secure_router_core::circuit::{Program, Slot};
-use secure_router_core::clear::Nearest;
+use secure_router_core::clear::{self, Nearest};
 use secure_router_core::cost::router_scores;
 use secure_router_core::quota::{Quotas, gather, keep};
 use secure_router_core::rand_core::TryRng;
-use secure_router_core::routing::{MAX_EPSILON, Routing};
+use secure_router_core::routing::{Bias, MAX_EPSILON, Routing};
 use secure_router_core::session::{DeviceIdentity, DeviceSession, Event, SessionError};
 use secure_router_core::spec::{ModelSpec, Opening, Output, PoolSpec, RouterSpec};
 use tamper::{Tamper, View, messages, run, tell_another};
@@ -78,7 +78,7 @@ impl Tamper for Shift<'_> {
 fn told(secret: &Secret, counter: u64, input: &[i16], by: u32) -> usize {
     let seeds = Seeds { slot: Slot::Router, ..Seeds::fixed(70) };
     let mut server = Shift { program: &secret.program, by };
-    let (view, _) = run(secret, &seeds, counter, input, &[0; MODELS], &mut server);
+    let (view, _) = run(secret, &seeds, counter, input, Bias::NONE, &mut server);
     view.route.unwrap().into()
 }
 
@@ -182,7 +182,7 @@ fn a_server_that_tells_dealer_and_device_different_policies_gets_noise() {
             for number in 0..RUNS {
                 let counter = 2 * number + world as u64;
                 let mut server = Doubled { stock: deal(&dealer, seeds_of_dealer, counter) };
-                let (view, _) = run(&device, &seeds, counter, input, &[0; MODELS], &mut server);
+                let (view, _) = run(&device, &seeds, counter, input, Bias::NONE, &mut server);
                 counts[world][usize::from(view.route.unwrap())] += 1.0;
             }
         }
@@ -258,7 +258,8 @@ fn observe(routing: Routing, quotas: Option<(&[u16], usize)>, count: usize) -> V
             let scores = router_scores(&fixture.pool, ask.lambda, 0b111, &ask.link).unwrap();
             let open = Program::of(&PoolSpec { routing: Routing::Open, ..fixture.pool.clone() }, Slot::Router).unwrap();
             let secret = Secret { program: open, ..fixture.secret(Slot::Router).clone() };
-            reference(&secret, input, &scores, &mut Nearest).unwrap().iter().position(|one| *one == 1).unwrap_or(0)
+            let told = reference(&secret, input, Bias { scores: &scores, margin: 0 }, &mut Nearest).unwrap();
+            usize::from(clear::chosen(&secret.program, &told))
         };
         let routes: Vec<usize> = inputs.chunks(48).map(truth).collect();
         let mut wanted = vec![Slot::Router; size];

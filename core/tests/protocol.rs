@@ -7,8 +7,9 @@ mod lab;
 use lab::{Dither, Seeds, random_secret as secret, reference, run};
 use proptest::prelude::*;
 use secure_router_core::circuit::{Program, Slot};
-use secure_router_core::clear::ClearError;
-use secure_router_core::routing::{MAX_EPSILON, MAX_PRIVATE_MODELS, Routing};
+use secure_router_core::clear::{self, ClearError};
+use secure_router_core::model::COST_BIAS_MAX;
+use secure_router_core::routing::{Bias, MAX_EPSILON, MAX_PRIVATE_MODELS, Routing};
 use secure_router_core::spec::{ModelSpec, Opening, Output, RouterSpec, Words};
 
 fn opening(shift: u8, index_bits: u8) -> Opening {
@@ -61,22 +62,22 @@ proptest! {
         let secret = secret(Program::Model { spec, words, classes, output }, seed, size);
         let seeds = Seeds::fixed(seed as u8);
         let input = input(&spec, words, edge);
-        let expected = match reference(&secret, &input, &[], &mut Dither(seeds.dealer_keys(5))) {
+        let expected = match reference(&secret, &input, Bias::NONE, &mut Dither(seeds.dealer_keys(5))) {
             Ok(expected) => expected,
             Err(ClearError::Range { .. }) => return Err(TestCaseError::reject("the random model overflows its bits")),
             Err(error) => panic!("{error}"),
         };
-        let outcome = run(&secret, &seeds, 5, &input, &[], frame, tile);
+        let outcome = run(&secret, &seeds, 5, &input, Bias::NONE, frame, tile);
         prop_assert_eq!(outcome.logits.iter().map(|l| i64::from(*l)).collect::<Vec<_>>(), expected);
 
         // Neither the frames nor the tile change a byte.
-        let whole = run(&secret, &seeds, 5, &input, &[], 1 << 16, 64);
+        let whole = run(&secret, &seeds, 5, &input, Bias::NONE, 1 << 16, 64);
         prop_assert_eq!(outcome, whole);
     }
 
     #[test]
     fn the_router_finds_the_best_score_and_ties_go_to_the_first(
-        spec in shapes(), models in 2u16..=8, answers in 0u16..6, seed: u64, scores: [u8; 8], flat: bool, policy in 0..3,
+        spec in shapes(), models in 2u16..=8, answers in 0u16..6, seed: u64, scores: [u8; 8], flat: bool, policy in 0..3, margin in 0u16..30,
         vocabulary in (1u16..4, 0u8..7),
     ) {
         let routing = match policy {
@@ -97,27 +98,39 @@ proptest! {
             secret.weights.iter_mut().for_each(|w| *w = 0);
             secret.biases.iter_mut().for_each(|b| *b = 7);
         }
-        let scores: Vec<i32> = scores.iter().map(|s| i32::from(*s) % 3 - 100).collect();
+        let mut scores: Vec<i32> = scores.iter().map(|s| i32::from(*s) % 3 - 100).collect();
+        scores.truncate(models.into());
+        let by_margin = program.by_margin();
+        if by_margin {
+            scores[0] = -COST_BIAS_MAX;
+        }
+        let bias = Bias { scores: &scores, margin };
         let seeds = Seeds { slot: Slot::Router, ..Seeds::fixed(seed as u8) };
         let input = input(&spec, words, 3);
-        let expected = match reference(&secret, &input, &scores, &mut Dither(seeds.dealer_keys(1))) {
+        let expected = match reference(&secret, &input, bias, &mut Dither(seeds.dealer_keys(1))) {
             Ok(expected) => expected,
             Err(ClearError::Range { .. }) => return Err(TestCaseError::reject("the random router overflows its bits")),
             Err(error) => panic!("{error}"),
         };
-        let outcome = run(&secret, &seeds, 1, &input, &scores, 64, 2);
+        let outcome = run(&secret, &seeds, 1, &input, bias, 64, 2);
         let (route, answer) = expected.split_at(if policy == 1 { 1 } else { usize::from(models) });
         let winner = if policy == 1 {
             route[0] as usize
         } else {
             prop_assert!(winners(route), "{:?}", route);
-            route.iter().position(|one| *one == 1).unwrap_or(0)
+            clear::chosen(&program, &expected).into()
         };
-        prop_assert!(winners(answer), "{:?}", answer);
+        // An answer that is not clear has no winner.
+        prop_assert!(winners(answer) || by_margin && answer.iter().all(|one| *one == 0), "{:?}", answer);
+        if by_margin {
+            prop_assert_eq!(winner == 0, answer.contains(&1));
+        }
         let found: Vec<i64> = outcome.logits.iter().map(|one| i64::from(*one)).collect();
         prop_assert_eq!((outcome.choice, &found[..]), (Some(Slot::Model(winner as u8)), answer));
         if flat {
             let best = scores[..usize::from(models)].iter().max().unwrap();
+            let clear = by_margin && (margin == 0 || answers == 1);
+            let best = if clear { &scores[0] } else { best };
             prop_assert_eq!(winner, scores.iter().position(|score| score == best).unwrap());
         }
     }

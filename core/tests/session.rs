@@ -7,16 +7,17 @@ use std::collections::BTreeSet;
 
 use lab::peer::{
     Crossed, Fixture, Frame, Memory, Outcome, Peer, Session, Store, Tamper, answering_pool, carry, connect, event,
-    pool, request, word_pool,
+    margin, pool, request, word_pool,
 };
 use lab::{Dither, reference};
 use secure_router_core::channel::ChannelError;
 use secure_router_core::circuit::{Program, Slot};
+use secure_router_core::clear;
 use secure_router_core::cost::{Cost, router_scores};
 use secure_router_core::device::{DeviceError, work_words};
 use secure_router_core::driver;
 use secure_router_core::error::BufferError;
-use secure_router_core::routing::Routing;
+use secure_router_core::routing::{Bias, Routing};
 use secure_router_core::session::{
     Control, DeviceMemory, DeviceSession, Event, FRAME_CONTROL, FRAME_DATA, FRAME_PAYLOAD, MAX_COUNTER_SKIP,
     PreparedStock, Refusal, Request, SessionError, SlotStock, ToDevice, Welcome,
@@ -51,9 +52,9 @@ fn stocked(session: &mut Session<'_>, peer: &mut Peer, slots: &[Slot], count: us
     }
 }
 
-fn expected(fixture: &Fixture, slot: Slot, counter: u64, input: &[i16], scores: &[i32]) -> Vec<i64> {
+fn expected(fixture: &Fixture, slot: Slot, counter: u64, input: &[i16], bias: Bias<'_>) -> Vec<i64> {
     let mut rounding = Dither(fixture.seeds(slot).dealer_keys(counter));
-    reference(fixture.secret(slot), input, scores, &mut rounding).unwrap()
+    reference(fixture.secret(slot), input, bias, &mut rounding).unwrap()
 }
 
 /// Everything of a conversation that a byte-wise driver must not change.
@@ -105,9 +106,10 @@ fn converse(fixture: &'static Fixture, chunk: usize, tile: u16) -> Transcript {
             let mut counter = take(*slot);
             if *slot == Slot::Router {
                 let scores = router_scores(&fixture.pool, ask.lambda, 0b111, &ask.link).unwrap();
-                let one_hot = expected(fixture, *slot, counter, &input, &scores);
-                own = one_hot[fixture.pool.models.len()..].to_vec();
-                let best = Slot::Model(one_hot.iter().position(|one| *one == 1).unwrap_or(0) as u8);
+                let told =
+                    expected(fixture, *slot, counter, &input, Bias { scores: &scores, margin: margin(ask.lambda) });
+                own = told[fixture.pool.models.len()..].to_vec();
+                let best = Slot::Model(clear::chosen(&fixture.secret(*slot).program, &told));
                 last = best;
                 if fixture.pool.router_answers(best) {
                     answered += 1;
@@ -119,7 +121,7 @@ fn converse(fixture: &'static Fixture, chunk: usize, tile: u16) -> Transcript {
             }
             assert_eq!(next(&mut session, &mut peer), Event::Answer);
             let answer: Vec<i32> = session.logits().collect();
-            let wanted = if own.is_empty() { expected(fixture, last, counter, &input, &[]) } else { own };
+            let wanted = if own.is_empty() { expected(fixture, last, counter, &input, Bias::NONE) } else { own };
             assert_eq!(answer.iter().map(|logit| i64::from(*logit)).collect::<Vec<_>>(), wanted, "{last:?}");
             let best = wanted.iter().max().unwrap();
             assert_eq!(session.class(), wanted.iter().position(|logit| logit == best));
@@ -637,7 +639,7 @@ fn a_refusal_at_the_servers_turn_ends_the_request_and_spends_the_counter() {
             session.infer(request(LARGE), &input).unwrap();
             let counter = store.0.borrow().burned.last().unwrap().1;
             assert_eq!(event(&mut session, &mut peer), Event::Answer);
-            let wanted = expected(fixture, LARGE, counter, &input, &[]);
+            let wanted = expected(fixture, LARGE, counter, &input, Bias::NONE);
             assert_eq!(session.logits().map(i64::from).collect::<Vec<_>>(), wanted, "{slot:?} {turn}");
             assert_no_reuse(&peer);
         }
@@ -968,7 +970,7 @@ fn the_blocking_driver_carries_a_session() {
     assert_eq!(driver::run(&mut wire, &mut session).unwrap(), Event::Prepared(LARGE));
     session.infer(request(LARGE), &fixture.input(4)).unwrap();
     assert_eq!(driver::run(&mut wire, &mut session).unwrap(), Event::Answer);
-    let wanted = expected(fixture, LARGE, 0, &fixture.input(4), &[]);
+    let wanted = expected(fixture, LARGE, 0, &fixture.input(4), Bias::NONE);
     assert_eq!(session.logits().map(i64::from).collect::<Vec<_>>(), wanted);
     session.prepare(LARGE).unwrap();
     wire.dead = true;

@@ -11,7 +11,7 @@ use clap::Args;
 use secure_router::board::{self, Board};
 use secure_router::pool::{Examples, Pool, slot_name};
 use secure_router_core::circuit::{Program, Slot};
-use secure_router_core::cost::{Cost, router_scores};
+use secure_router_core::cost::Cost;
 use secure_router_core::routing::Routing;
 use secure_router_core::session::LinkProfile;
 use secure_router_core::spec::ModelSpec;
@@ -189,7 +189,7 @@ impl Demo {
     ) -> Result<Vec<Case>> {
         let parties = Parties::start(&self.pool, self.logits, self.routing)?;
         eprintln!("{parties}, {count} inputs to each of {} programs", slots.len());
-        let scores = router_scores(&pool.spec, lambda, Self::allowed(slots), &self.link)?;
+        let scores = pool.scores(lambda, Self::allowed(slots), &self.link)?;
         let bar = progress((count * slots.len()) as u64);
         let mut cases = Vec::with_capacity(count * slots.len());
         // Routes that are to be hidden are asked for on their own.
@@ -334,18 +334,7 @@ fn case(pool: &Pool, examples: &Examples, scores: &[i32], answer: Answer) -> Res
     let label = *examples.labels.get(answer.index).context("no such label")?;
     let slot = pool.slot(&answer.program).context("no such program")?;
     let model = pool.slot(&answer.model).context("no such model")?;
-    let reference_model = if slot == Slot::Router {
-        let choice = pool.reference(slot, input, scores)?;
-        let winner = match pool.spec.routing {
-            Routing::Private { .. } => choice.first().map(|index| *index as u8),
-            Routing::Open | Routing::Device => {
-                choice.iter().take(pool.spec.models.len()).position(|one| *one == 1).map(|index| index as u8)
-            }
-        };
-        Slot::Model(winner.unwrap_or(0))
-    } else {
-        slot
-    };
+    let reference_model = if slot == Slot::Router { pool.chosen(input, scores)? } else { slot };
     let logits = pool.reference(reference_model, input, scores)?;
     // The first of equals, as the device takes it.
     let reference = (0..logits.len()).rev().max_by_key(|class| logits.get(*class)).context("no logits")?;

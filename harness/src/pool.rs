@@ -9,11 +9,12 @@ use blake2::digest::{KeyInit, Mac};
 use blake2::{Blake2s256, Blake2sMac256, Digest};
 use safetensors::{Dtype, SafeTensors};
 use secure_router_core::channel::StaticSecret;
-use secure_router_core::circuit::{Combination, Program, Slot, Wire};
+use secure_router_core::circuit::{CircuitError, Combination, Program, Slot, Wire};
 use secure_router_core::clear::{self, Nearest, Parameters};
-use secure_router_core::cost::Cost;
+use secure_router_core::cost::{Cost, router_scores};
 use secure_router_core::model::UTILITY_MAX;
-use secure_router_core::routing::Routing;
+use secure_router_core::routing::{Advantage, Bias, Routing, aim, margin};
+use secure_router_core::session::LinkProfile;
 use secure_router_core::spec::{Output, PoolSpec, SpecError};
 use secure_router_core::{motion, text};
 
@@ -46,6 +47,8 @@ pub struct Pool {
     pub about: HashMap<String, String>,
     /// Probability that the least utility stands for.
     utility_floor: f64,
+    /// What the models are worth beside the first, of a router that goes by its own answer's lead.
+    advantages: Vec<Advantage>,
     programs: Vec<(Slot, Secrets)>,
 }
 
@@ -102,7 +105,31 @@ impl Pool {
         };
         let lambda = number(&about, "lambda")?.unwrap_or(0);
         let utility_floor = number(&about, "utility_floor")?.unwrap_or(0.0);
-        Ok(Self { spec, lambda, classes, about, utility_floor, programs })
+        let advantages = advantages(&about)?;
+        let by_margin = spec.router.is_some() && Program::of(&spec, Slot::Router)?.by_margin();
+        if by_margin && advantages.len() != spec.models.len() {
+            bail!("the file names no advantages of the models: train the pool again");
+        }
+        Ok(Self { spec, lambda, classes, about, utility_floor, advantages, programs })
+    }
+
+    /// The public scores of the models under a request: [`router_scores`], and where the first model is chosen by its lead, one other
+    /// model to turn to.
+    ///
+    /// # Errors
+    /// As [`router_scores`].
+    pub fn scores(&self, lambda: u16, allowed: u8, link: &LinkProfile) -> Result<Vec<i32>, CircuitError> {
+        let mut scores = router_scores(&self.spec, lambda, allowed, link)?;
+        if self.spec.router.is_some() && Program::of(&self.spec, Slot::Router)?.by_margin() {
+            aim(&self.advantages, &mut scores);
+        }
+        Ok(scores.to_vec())
+    }
+
+    /// How a router leans under the [`scores`](Self::scores) of a request.
+    #[must_use]
+    pub fn bias<'s>(&self, scores: &'s [i32]) -> Bias<'s> {
+        Bias { scores, margin: margin(&self.advantages, scores) }
     }
 
     /// Lets devices learn every class's logit.
@@ -158,21 +185,44 @@ impl Pool {
         probability.clamp(0.0, 1.0)
     }
 
-    /// The router's utilities of `input` in steps, one per model, by the clear-text reference.
+    /// What the router makes of `input`, by the clear-text reference.
     ///
     /// # Errors
     /// As [`reference`](Self::reference).
-    pub fn utilities(&self, input: &[i16]) -> Result<Vec<f64>> {
+    pub fn estimate(&self, input: &[i16]) -> Result<Estimate> {
         let compared = Program::of(&self.spec, Slot::Router)?.compared()?.context("the router compares nothing")?;
         let Combination::Differences { scale } = compared.combination else { bail!("the router compares nothing") };
-        let scores = vec![0; self.spec.models.len()];
-        let (arena, _) = self.run(Slot::Router, input, &scores)?;
-        let items = arena.get(compared.wire.at as usize..).context("no utilities")?;
-        Ok(items.iter().take(self.spec.models.len()).map(|u| *u as f64 / f64::from(1u32 << scale)).collect())
+        let (arena, _) = self.run(Slot::Router, input, &[])?;
+        let items =
+            arena.get(compared.wire.at as usize..).and_then(|rest| rest.get(..compared.wire.elements() as usize));
+        let step = |items: &[i64]| items.iter().map(|item| *item as f64 / f64::from(1u32 << scale)).collect::<Vec<_>>();
+        let (utilities, logits) = items.context("no utilities")?.split_at(self.spec.models.len());
+        Ok(Estimate { utilities: step(utilities), lead: lead(&step(logits)) })
     }
 
-    /// The clear-text reference, rounding to nearest: logits, or the router's one-hot, which private
-    /// routing tells as an index.
+    /// The model that an estimate comes to under the public `scores` of a request, without any rounding; the first of equals.
+    ///
+    /// # Errors
+    /// A pool without a router.
+    pub fn route(&self, estimate: &Estimate, scores: &[i32]) -> Result<usize> {
+        let by_margin = Program::of(&self.spec, Slot::Router)?.by_margin();
+        if by_margin && estimate.lead >= f64::from(self.bias(scores).margin) {
+            return Ok(0);
+        }
+        let sums: Vec<f64> = estimate.utilities.iter().zip(scores).map(|(u, s)| u + f64::from(*s)).collect();
+        Ok((usize::from(by_margin)..sums.len()).rev().max_by(|a, b| sums[*a].total_cmp(&sums[*b])).unwrap_or(0))
+    }
+
+    /// The model that the reference's router chooses for `input`.
+    ///
+    /// # Errors
+    /// As [`reference`](Self::reference).
+    pub fn chosen(&self, input: &[i16], scores: &[i32]) -> Result<Slot> {
+        let program = Program::of(&self.spec, Slot::Router)?;
+        Ok(Slot::Model(clear::chosen(&program, &self.reference(Slot::Router, input, scores)?)))
+    }
+
+    /// The clear-text reference, rounding to nearest: logits, or what a router tells; see [`clear::run`].
     ///
     /// # Errors
     /// [`clear::ClearError`], and a slot that the pool does not have.
@@ -191,9 +241,25 @@ impl Pool {
         let secrets = self.secrets(slot).context("the pool has no such program")?;
         let mut arena = vec![0; program.layout()?.arena as usize];
         let mut scratch = vec![0; clear::scratch_elements(&program)?];
-        let wire = clear::run(&program, &secrets.parameters(), input, scores, &mut arena, &mut scratch, &mut Nearest)?;
+        let (parameters, bias) = (secrets.parameters(), self.bias(scores));
+        let wire = clear::run(&program, &parameters, input, bias, &mut arena, &mut scratch, &mut Nearest)?;
         Ok((arena, wire))
     }
+}
+
+/// What a router makes of an input.
+pub struct Estimate {
+    /// Of each model, in steps.
+    pub utilities: Vec<f64>,
+    /// How far its own answer is ahead of the next, in steps of the opening of differences; without end where there is no other.
+    pub lead: f64,
+}
+
+fn lead(logits: &[f64]) -> f64 {
+    let best = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let ties = logits.iter().filter(|logit| **logit == best).count();
+    let next = logits.iter().copied().filter(|logit| *logit < best).fold(f64::NEG_INFINITY, f64::max);
+    if ties > 1 { 0.0 } else { best - next }
 }
 
 /// What a file holds of a program.
@@ -227,6 +293,16 @@ fn agrees(about: &HashMap<String, String>, name: &str, cost: &Cost) -> Result<()
         Some(there) => bail!("`{name}` was trained at a cost of {there}, and has {here}: train the pool again"),
         None => bail!("the file names no cost of `{name}`: train the pool again"),
     }
+}
+
+/// What a file says of the models' worth beside the first: `worth:halving` of each, in sixteenths.
+fn advantages(about: &HashMap<String, String>) -> Result<Vec<Advantage>> {
+    let one = |text: &str| {
+        let (worth, halving) = text.split_once(':')?;
+        Some(Advantage { worth: worth.parse().ok()?, halving: halving.parse().ok()? })
+    };
+    let Some(all) = about.get("advantages") else { return Ok(Vec::new()) };
+    all.split(',').map(one).collect::<Option<_>>().context("`advantages` are not pairs of numbers")
 }
 
 /// Public name of a program.

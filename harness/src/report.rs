@@ -13,9 +13,9 @@ use std::time::SystemTime;
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
-use secure_router::pool::{Examples, Pool, slot_name};
+use secure_router::pool::{Estimate, Examples, Pool, slot_name};
 use secure_router_core::circuit::Slot;
-use secure_router_core::cost::{Cost, router_scores};
+use secure_router_core::cost::Cost;
 use secure_router_core::routing::Routing;
 use serde_json::json;
 
@@ -119,8 +119,8 @@ impl Report {
         for slot in slots {
             fixed.push(answers(&ask(slot, 0, &LINKS[0].1)?));
         }
-        let utilities: Vec<Vec<f64>> =
-            chosen.iter().map(|i| pool.utilities(&examples.inputs[*i])).collect::<Result<_>>()?;
+        let estimates: Vec<Estimate> =
+            chosen.iter().map(|i| pool.estimate(&examples.inputs[*i])).collect::<Result<_>>()?;
         let mut routed = Vec::new();
         for name in &self.links {
             let (_, link) = LINKS.iter().find(|(known, _)| known == name).context("no such link")?;
@@ -130,12 +130,12 @@ impl Report {
                     Some(Slot::Model(index)) => Ok(usize::from(index)),
                     _ => anyhow::bail!("the device names an unknown model"),
                 };
-                let scores = router_scores(&pool.spec, lambda, u8::MAX, link)?;
+                let scores = pool.scores(lambda, u8::MAX, link)?;
                 routed.push(Routed {
                     lambda,
                     link: (*name).to_owned(),
                     routes: all.iter().map(route).collect::<Result<_>>()?,
-                    clear_routes: utilities.iter().map(|u| clear_route(u, &scores)).collect(),
+                    clear_routes: estimates.iter().map(|e| pool.route(e, &scores)).collect::<Result<_>>()?,
                     answers: answers(&all),
                 });
             }
@@ -172,9 +172,9 @@ impl Report {
             programs: programs.map(|slot| ProgramCost::of(&pool.spec, slot)).collect::<Result<_>>()?,
             routed_costs: routed_costs.collect::<Result<_>>()?,
             labels: chosen.iter().map(|i| examples.labels[*i]).collect(),
-            utilities: utilities
+            utilities: estimates
                 .iter()
-                .map(|of_input| of_input.iter().map(|u| pool.probability(*u)).collect())
+                .map(|of_input| of_input.utilities.iter().map(|u| pool.probability(*u)).collect())
                 .collect(),
             fixed,
             routed,
@@ -226,12 +226,6 @@ fn answers(all: &[Answer]) -> Answers {
         classes: all.iter().map(|answer| answer.class).collect(),
         ms: all.iter().map(|answer| answer.latency_ms as f32).collect(),
     }
-}
-
-/// The first of the best, as the parties take it but for their rounding.
-fn clear_route(utilities: &[f64], scores: &[i32]) -> usize {
-    let sums: Vec<f64> = utilities.iter().zip(scores).map(|(u, s)| u + f64::from(*s)).collect();
-    (0..sums.len()).rev().max_by(|a, b| sums[*a].total_cmp(&sums[*b])).unwrap_or(0)
 }
 
 fn read(path: &Path) -> Result<Records> {

@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use secure_router_core::channel::{Link as Kind, PublicKey, StaticSecret, buffer_bytes};
 use secure_router_core::circuit::{Program, SLOTS, Slot};
-use secure_router_core::cost::router_scores;
 use secure_router_core::keys::server_key;
 use secure_router_core::routing::Routing;
 use secure_router_core::server::{self, Server, Stock, Turn};
@@ -247,7 +246,7 @@ impl<H: Host> Service<H> {
         device: &ServerDevice,
         Infer { slot, counter, lambda, allowed, link: profile }: Infer,
     ) -> Result<(), Ended> {
-        let scores = router_scores(&self.pool.spec, lambda, allowed, &profile)?;
+        let scores = self.pool.scores(lambda, allowed, &profile)?;
         let program = Program::of(&self.pool.spec, slot)?;
         let secrets = self.pool.secrets(slot).ok_or(Ended::Control)?;
         // Spent before a byte of the masked input is read: a link that ends inside the input leaves
@@ -270,7 +269,7 @@ impl<H: Host> Service<H> {
         let mut work = vec![0; server::work_words(&program)?];
         let stock = Stock { correlations: &item.correlations, corrections: &item.corrections };
         let run_key = server_key(&device.dealer_seed(), &self.fingerprint, slot, counter);
-        let mut run = Server::new(program, secrets.parameters(), run_key, stock, &scores, &mut work)?;
+        let mut run = Server::new(program, secrets.parameters(), run_key, stock, self.pool.bias(&scores), &mut work)?;
 
         let mut meter = Meter::default();
         meter.turn(true);

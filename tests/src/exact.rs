@@ -9,7 +9,6 @@ use secure_router::provision::{self, DealerFile, DeviceFile, ServerFile};
 use secure_router_core::channel::PublicKey;
 use secure_router_core::circuit::{Gate, Program, Slot};
 use secure_router_core::clear::{self, Reference};
-use secure_router_core::cost::router_scores;
 use secure_router_core::keys::DealerKeys;
 use secure_router_core::prg::{Purpose, Stream, StreamId};
 use secure_router_core::ring::low_bits;
@@ -58,7 +57,8 @@ impl Exact {
         let mut arena = vec![0; program.layout()?.arena as usize];
         let mut scratch = vec![0; clear::scratch_elements(&program)?];
         let parameters = secrets.parameters();
-        let wire = clear::run(&program, &parameters, input, scores, &mut arena, &mut scratch, &mut Dither(keys))?;
+        let bias = self.pool.bias(scores);
+        let wire = clear::run(&program, &parameters, input, bias, &mut arena, &mut scratch, &mut Dither(keys))?;
         Ok(arena[wire.at as usize..][..wire.elements() as usize].to_vec())
     }
 
@@ -76,16 +76,16 @@ impl Exact {
         burned: &[(Slot, u64)],
         answer: &[i64],
     ) -> Result<()> {
-        let scores = router_scores(&self.pool.spec, request.lambda, allowed, &request.link)?;
+        let scores = self.pool.scores(request.lambda, allowed, &request.link)?;
         let right = match *burned {
             [(slot, counter)] if slot == request.slot && slot != Slot::Router => {
                 self.run(device, slot, counter, input, &[])?
             }
             [(Slot::Router, counter), ref rest @ ..] if request.slot == Slot::Router => {
-                let mut choice = self.run(device, Slot::Router, counter, input, &scores)?;
-                let own = choice.split_off(self.pool.spec.models.len());
-                let winner = choice.iter().position(|one| *one == 1).map(|index| index as u8);
-                let chosen = Slot::Model(settled(winner.unwrap_or(0), allowed));
+                let mut told = self.run(device, Slot::Router, counter, input, &scores)?;
+                let program = Program::of(&self.pool.spec, Slot::Router)?;
+                let chosen = Slot::Model(settled(clear::chosen(&program, &told), allowed));
+                let own = told.split_off(self.pool.spec.models.len());
                 match *rest {
                     [] if self.pool.spec.router_answers(chosen) => own,
                     [(model, counter)] if model == chosen => self.run(device, model, counter, input, &[])?,

@@ -22,12 +22,13 @@ fuzz_target!(|data: &[u8]| {
     let tables: Vec<i16> = (0..layout.tables).map(|_| draw() as i16).collect();
     let correlations: Vec<u8> = (0..layout.stock).map(|_| draw() as u8).collect();
     let corrections = bytes.fill(layout.correction_bytes() as usize);
+    let margin = draw() as u16;
     let scores: Vec<i32> = (0..bytes.byte() % 5).map(|_| draw() as i32).collect();
     let mut work = vec![0; work_words(&program).unwrap()];
     let parameters = Parameters { weights: &weights, biases: &biases, tables: &tables };
     let stock = Stock { correlations: &correlations, corrections: &corrections };
     let key = server_key(&Seed::from_bytes([1; 32]), &[2; 32], slot, 0);
-    let mut server = Server::new(program, parameters, key, stock, &scores, &mut work).unwrap();
+    let mut server = Server::new(program, parameters, key, stock, Bias { scores: &scores, margin }, &mut work).unwrap();
     let mut out = vec![0; 1 << 16];
     while !bytes.is_empty() {
         let turn = server.turn();

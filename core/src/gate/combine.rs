@@ -28,7 +28,7 @@ pub fn evaluate<X: Scalar>(combine: &Combine, values: &[X], mut emit: impl FnMut
             (0u32..).zip(groups.pairs()).for_each(|(element, (i, j))| emit(element, value(i).minus(value(j))));
         }
         Combination::Last => (0u32..).zip(first..items).for_each(|(element, item)| emit(element, value(item))),
-        Combination::Wins => (0..items).for_each(|item| emit(item.into(), wins(item))),
+        Combination::Wins | Combination::Balance => (0..items).for_each(|item| emit(item.into(), wins(item))),
         Combination::Tournament => {
             let bits = (0..Groups([first, 0]).pair_count()).rev();
             emit(0, bits.fold(X::ZERO, |number, pair| number.plus(number).plus(value(pair))));
@@ -48,7 +48,7 @@ pub fn held<'a, X>(combine: &Combine, arena: &'a [X]) -> &'a [X] {
 pub fn constant(combine: &Combine, index: u32, scores: &[i32]) -> i32 {
     let lost = |item: u32| combine.groups.pairs().filter(|(_, j)| u32::from(*j) == item).count() as i32;
     match combine.combination {
-        Combination::Last => 0,
+        Combination::Last | Combination::Balance => 0,
         Combination::Wins => lost(index),
         Combination::Tournament => index.checked_sub(1).map_or(0, |item| lost(item + u32::from(combine.groups.0[0]))),
         Combination::Differences { scale } => {

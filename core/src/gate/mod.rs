@@ -6,6 +6,7 @@
 //! | [`linear`] | secret weights times shared wires |
 //! | [`product`] | product of two shared matrices |
 //! | [`combine`] | public combination, for the argmax |
+//! | [`margin`] | response: whether a difference is clear, for the argmax |
 //! | [`opening`] | how an operand becomes a masked index |
 //! | [`remask`] | response: shared again as it is |
 //! | [`requantise`] | response: rounding |
@@ -18,6 +19,7 @@
 pub mod combine;
 pub mod embed;
 pub mod linear;
+pub mod margin;
 pub mod opening;
 pub mod product;
 pub mod remask;

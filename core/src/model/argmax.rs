@@ -43,6 +43,24 @@ pub(crate) fn tell_index<P: Party>(circuit: &mut Circuit<'_, P>, items: Items, g
     decide(circuit, items, groups, Combination::Tournament, opening, lookup, INDEX_BITS)
 }
 
+/// Tells the device the one-hot of the largest of the first group of `items`, and that of the largest of the other group if it is
+/// larger than each of the others by the margin of this run; else zeros. Costs no more messages than [`argmax`], and the margin.
+pub(crate) fn margin_argmax<P: Party>(
+    circuit: &mut Circuit<'_, P>,
+    items: Items,
+    groups: Groups,
+) -> Result<(), P::Error> {
+    let opening = Opening { shift: 0, index_bits: win_bits(groups.largest()) };
+    let [first, rest] = groups.0;
+    let lookup = Lookup { first: full(first), split: first.into(), rest: full(rest) };
+    let even = Groups::one(first).pair_count().into();
+    let Items { wire, difference } = items;
+    let differences = Combination::Differences { scale: difference.shift };
+    let signs = circuit.margin(Combine { wire, combination: differences, groups }, difference, even, opening.bits())?;
+    let balance = Combine { wire: signs, combination: Combination::Balance, groups };
+    circuit.tell(balance, opening, lookup, ONE_HOT_BITS)
+}
+
 /// What is compared: a wire of one row, and how differences of its elements are opened.
 #[derive(Clone, Copy)]
 pub(crate) struct Items {

@@ -8,11 +8,13 @@
 //! A router that answers is the first model with more outputs: its logits are compared in the same
 //! openings as the utilities and become a label beside the route. If the route is the first model, nothing is left to run.
 
+use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
+
 use crate::circuit::{Circuit, Combination, Combine, Groups, Operand, Party};
 use crate::routing::Routing;
 use crate::spec::{MAX_TABLE_BITS, Output, RouterSpec, Words};
 
-use super::{Items, argmax, tell_index, trunk};
+use super::{Items, argmax, margin_argmax, tell_index, trunk};
 
 /// Steps between the least utility of interest and certainty. Utilities are not cut at either end.
 pub const UTILITY_MAX: i32 = 255;
@@ -39,18 +41,43 @@ pub fn router<P: Party>(
     let estimates = trunk(circuit, &spec.trunk, words, all.items())?;
     let wire = circuit.remask(estimates, spec.trunk.output_bits)?;
     let items = Items { wire, difference: spec.trunk.difference() };
-    let route = Groups([models, 0]);
-    match (routing, output) {
-        (Routing::Device, _) => return argmax(circuit, items, route),
-        (Routing::Open, Output::Label) => return argmax(circuit, items, all),
-        (Routing::Private { .. }, Output::Label) => return tell_index(circuit, items, all),
+    match routing {
+        Routing::Open | Routing::Device if spec.answers > 0 => margin_argmax(circuit, items, all)?,
+        Routing::Open | Routing::Device => argmax(circuit, items, all)?,
+        Routing::Private { .. } if output == Output::Label => tell_index(circuit, items, all)?,
         // Logits are revealed as they are: there is no label to compare them for.
-        (Routing::Open, Output::Logits) => argmax(circuit, items, route)?,
-        (Routing::Private { .. }, Output::Logits) => tell_index(circuit, items, route)?,
+        Routing::Private { .. } => tell_index(circuit, items, Groups([models, 0]))?,
+    }
+    if routing == Routing::Device || output == Output::Label {
+        return Ok(());
     }
     if spec.answers > 0 {
         let logits = Combine { wire, combination: Combination::Last, groups: all };
         circuit.reveal(Operand::Combine(logits), spec.trunk.output_bits)?;
     }
     Ok(())
+}
+
+/// The model that a router's one-hots come to. Of one that goes `by_margin`: the first model if its own answer, which stands behind the
+/// `models`, is clear, and else the best of the others. Always one, in the same time whatever was told.
+#[must_use]
+pub fn choice(told: &[u32], models: u16, by_margin: bool) -> u8 {
+    let (route, answer) = told.split_at(told.len().min(models.into()));
+    if !by_margin {
+        return first_one(route).0;
+    }
+    let (_, clear) = first_one(answer);
+    let (other, _) = first_one(route.get(1..).unwrap_or(&[]));
+    u8::conditional_select(&other.saturating_add(1), &0, clear)
+}
+
+/// The place of the first 1, or 0, and whether there is one.
+fn first_one(one_hot: &[u32]) -> (u8, Choice) {
+    let (mut place, mut found) = (0, Choice::from(0));
+    for (index, word) in (0u8..).zip(one_hot) {
+        let one = word.ct_eq(&1);
+        place.conditional_assign(&index, one & !found);
+        found |= one;
+    }
+    (place, found)
 }

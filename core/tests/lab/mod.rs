@@ -12,7 +12,7 @@ use secure_router_core::device::{self, Offline, Online, Outgoing, Step};
 use secure_router_core::keys::{DealerKeys, DealerSeeds, DeviceSeeds, Seed, server_key, weight_key};
 use secure_router_core::prg::{Purpose, Stream, StreamId};
 use secure_router_core::ring::low_bits;
-use secure_router_core::routing::Routing;
+use secure_router_core::routing::Bias;
 use secure_router_core::server::{self, Server, Stock, Turn};
 
 /// A program with its secrets.
@@ -107,7 +107,7 @@ pub fn run(
     seeds: &Seeds,
     counter: u64,
     input: &[i16],
-    scores: &[i32],
+    bias: Bias<'_>,
     frame: usize,
     tile: u16,
 ) -> Outcome {
@@ -124,7 +124,7 @@ pub fn run(
     let mut server_work = vec![0; server::work_words(&program).unwrap()];
     let key = server_key(&seeds.server_dealer, &seeds.pool, seeds.slot, counter);
     let stock = Stock { correlations: &stock, corrections: &corrections };
-    let mut server = Server::new(program, secret.parameters(), key, stock, scores, &mut server_work).unwrap();
+    let mut server = Server::new(program, secret.parameters(), key, stock, bias, &mut server_work).unwrap();
 
     let mut online = Online::new(program, keys, work.len()).unwrap();
     let mut tx = vec![0; frame];
@@ -158,7 +158,6 @@ pub fn run(
     }
     assert!(pending.is_empty() && from_device.is_empty());
     let revealed = match program {
-        Program::Router { routing: Routing::Device, .. } => 0,
         Program::Router { spec, .. } => spec.answers,
         Program::Model { classes, .. } => classes,
     };
@@ -220,11 +219,11 @@ impl Reference for Dither {
 pub fn reference<R: Reference>(
     secret: &Secret,
     input: &[i16],
-    scores: &[i32],
+    bias: Bias<'_>,
     rounding: &mut R,
 ) -> Result<Vec<i64>, ClearError> {
     let mut arena = vec![0; secret.program.layout().unwrap().arena as usize];
     let mut scratch = vec![0; clear::scratch_elements(&secret.program).unwrap()];
-    let wire = clear::run(&secret.program, &secret.parameters(), input, scores, &mut arena, &mut scratch, rounding)?;
+    let wire = clear::run(&secret.program, &secret.parameters(), input, bias, &mut arena, &mut scratch, rounding)?;
     Ok(arena[wire.at as usize..][..wire.elements() as usize].to_vec())
 }

@@ -10,7 +10,7 @@ use secure_router_core::circuit::{Gate, Operand, Program, Slot};
 use secure_router_core::cost::router_scores;
 use secure_router_core::keys::{DeviceSeeds, server_key};
 use secure_router_core::rand_core::{TryCryptoRng, TryRng};
-use secure_router_core::routing::Routing;
+use secure_router_core::routing::{Bias, MAX_MARGIN, Routing};
 use secure_router_core::server::{Server, Stock, Turn, work_words};
 use secure_router_core::session::{
     Control, CounterError, Counters, DeviceIdentity, DeviceMemory, DeviceSession, Event, FRAME_CONTROL, FRAME_DATA,
@@ -20,6 +20,11 @@ use secure_router_core::session::{
 use secure_router_core::spec::{ModelSpec, NamedModel, Opening, PoolSpec, RouterSpec};
 
 use super::{Secret, Seeds, deal, random_secret};
+
+/// By how much the first model's answer must lead for a router to give it: not at all where cost counts.
+pub fn margin(lambda: u16) -> u16 {
+    if lambda == 0 { MAX_MARGIN } else { 0 }
+}
 
 /// A reproducible random source (SplitMix64): tests only.
 pub struct Seeded(pub u64);
@@ -485,7 +490,7 @@ impl Peer {
             secret.parameters(),
             server_key(&seeds.server_dealer, &seeds.pool, slot, counter),
             Stock { correlations: deal(secret, &seeds, counter).leak(), corrections: corrections.leak() },
-            scores.to_vec().leak(),
+            Bias { scores: scores.to_vec().leak(), margin: margin(infer.lambda) },
             vec![0; work_words(&secret.program).unwrap()].leak(),
         );
         self.runs.push(Run { slot, counter, up: Vec::new(), down: Vec::new() });

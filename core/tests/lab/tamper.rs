@@ -10,6 +10,7 @@ use secure_router_core::ring::{bits_at, low_bits};
 use secure_router_core::server::{self, Server, Stock, Turn};
 
 use crate::lab::{Secret, Seeds, deal, offline};
+use secure_router_core::routing::Bias;
 
 /// A party that departs from the protocol. What it does not change stays honest.
 pub trait Tamper {
@@ -58,7 +59,7 @@ pub fn run(
     seeds: &Seeds,
     counter: u64,
     input: &[i16],
-    scores: &[i32],
+    bias: Bias<'_>,
     tamper: &mut impl Tamper,
 ) -> (View, Vec<i32>) {
     let program = secret.program;
@@ -76,7 +77,7 @@ pub fn run(
     let stock = Stock { correlations: &stock, corrections: &corrections };
     let key = server_key(&seeds.server_dealer, &seeds.pool, seeds.slot, counter);
     let mut server_work = vec![0; server::work_words(&program).unwrap()];
-    let mut server = Server::new(program, secret.parameters(), key, stock, scores, &mut server_work).unwrap();
+    let mut server = Server::new(program, secret.parameters(), key, stock, bias, &mut server_work).unwrap();
 
     let mut rx = Vec::new();
     loop {

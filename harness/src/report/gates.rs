@@ -68,6 +68,7 @@ fn of_gate(gate: &Gate, stock_end: u64) -> GateCost {
         Operand::Combine(combine) => match combine.combination {
             Combination::Differences { .. } => "differences",
             Combination::Wins => "wins",
+            Combination::Balance => "wins less losses",
             Combination::Tournament => "tournament",
             Combination::Last => "answer",
         },
@@ -77,6 +78,7 @@ fn of_gate(gate: &Gate, stock_end: u64) -> GateCost {
         Response::Remask { .. } => ", masked anew",
         Response::Requantise(_) => ", requantised",
         Response::Table { .. } => ", table",
+        Response::Margin { .. } => ", margin",
         Response::Tell { .. } => ", told",
         Response::Reveal { .. } => ", revealed",
     };

@@ -21,6 +21,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use rayon::prelude::*;
 use secure_router_core::circuit::{Program, Slot};
 use secure_router_core::clear::{Nearest, Reference};
+use secure_router_core::routing::{Bias, MAX_MARGIN};
 use secure_router_core::spec::PoolSpec;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -133,7 +134,7 @@ impl<'a> CrossFit<'a> {
                 let right = held.par_chunks(CHUNK).map(|held| {
                     let mut interpreter = Interpreter::new(program, &integers)?;
                     let each = held.iter().map(|&i| {
-                        let logits = interpreter.run(self.input(i), &[], &mut Nearest).ok();
+                        let logits = interpreter.run(self.input(i), Bias::NONE, &mut Nearest).ok();
                         logits.map(|l| argmax(l) == self.data.examples[i].label)
                     });
                     Ok(each.collect::<Vec<Option<bool>>>())
@@ -173,16 +174,15 @@ impl<'a> CrossFit<'a> {
         let program = Program::of(spec, Slot::Router)?;
         let mut interpreters =
             routers.iter().map(|r| Interpreter::new(program, &r.integers)).collect::<Result<Vec<_>>>()?;
-        let scores = vec![0; spec.models.len()];
         let cases = self.validated.iter().zip(folds).zip(right).map(|((&i, &fold), mut right)| {
             // A value out of range would be an arbitrary choice under the protocol: count it as wrong.
-            let Ok(chosen) = interpreters[fold].run(self.input(i), &scores, reference) else {
+            let Ok(told) = interpreters[fold].run(self.input(i), Bias::NONE, reference) else {
                 right[0] = false;
-                return Ok(Case { utilities: vec![0; right.len()], right, in_range: false });
+                return Ok(Case { utilities: vec![0; right.len()], lead: 0.0, right, in_range: false });
             };
-            right[0] = argmax(&chosen[right.len()..]) == self.data.examples[i].label;
-            let utilities = interpreters[fold].utilities()?.iter().map(|&u| u as i32).collect();
-            Ok(Case { utilities, right, in_range: true })
+            right[0] = argmax(&told[right.len()..]) == self.data.examples[i].label;
+            let (utilities, lead) = interpreters[fold].estimates()?;
+            Ok(Case { utilities, lead: f64::from(lead) / routers[fold].logit, right, in_range: true })
         });
         cases.collect()
     }
@@ -190,7 +190,6 @@ impl<'a> CrossFit<'a> {
     /// Runs every program over the whole train split: an overflow is an error, the largest values
     /// are reported as `gate:seen/range`.
     pub(crate) fn check_ranges(&self, pool: &Pool) -> Result<Vec<(String, String)>> {
-        let scores = vec![0; pool.spec.models.len()];
         let size = self.features.inputs();
         let named = pool.named()?;
         let programs = named.iter().zip(&pool.programs);
@@ -199,7 +198,9 @@ impl<'a> CrossFit<'a> {
                 let mut interpreter = Interpreter::new(*program, integers)?;
                 let mut watch = Watch::default();
                 for input in inputs.chunks_exact(size) {
-                    interpreter.run(input, &scores, &mut watch).with_context(|| name.clone())?;
+                    interpreter
+                        .run(input, Bias { scores: &[], margin: MAX_MARGIN }, &mut watch)
+                        .with_context(|| name.clone())?;
                 }
                 anyhow::Ok(watch)
             });

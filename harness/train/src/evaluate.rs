@@ -6,9 +6,11 @@ use crate::nn::loss::argmax;
 use crate::pool::Pool;
 use crate::reference::{Interpreter, Stochastic};
 use crate::rng::Rng;
+use crate::worth;
 use anyhow::{Context, Result, ensure};
 use rayon::prelude::*;
 use secure_router_core::clear::{Nearest, Reference};
+use secure_router_core::routing::Bias;
 use secure_router_core::session::LinkProfile;
 use std::path::Path;
 
@@ -30,13 +32,14 @@ pub(crate) fn run(pool_file: &Path, test_file: &Path, lambda: Option<u16>) -> Re
     let own = about.get("lambda").context("the pool file names no lambda")?;
     let own: u16 = own.parse().context("lambda is not a number of 16 bits")?;
     let lambda = lambda.unwrap_or(own);
+    let advantages = worth::read(about.get("advantages").context("the pool file names no advantages")?)?;
     say!("lambda {lambda}/256, {} test examples", test.labels.len());
     let mut nearest: Vec<Case> = Vec::new();
     for rounding in [Rounding::Nearest, Rounding::Stochastic] {
         say!("rounding: {rounding:?}");
         let (cases, out_of_range) = cases(&pool, &test, rounding)?;
         for (link, profile) in LINKS {
-            let prices = Prices::of(&pool.spec, profile)?;
+            let prices = Prices::of(&pool.spec, profile)?.by_lead(advantages.clone(), 1.0);
             if link == LINKS[0].0 {
                 for (m, model) in pool.spec.models.iter().enumerate() {
                     let (share, bytes) = (100.0 * accuracy(&cases, m), prices.bytes[m]);
@@ -98,18 +101,20 @@ fn judge(
 ) -> Result<(Vec<Case>, Vec<usize>)> {
     let models = pool.spec.models.len();
     let mut out_of_range = vec![0; models];
-    let mut cases: Vec<Case> =
-        labels.iter().map(|_| Case { utilities: vec![0; models], right: Vec::new(), in_range: true }).collect();
+    let empty = || Case { utilities: vec![0; models], lead: 0.0, right: Vec::new(), in_range: true };
+    let mut cases: Vec<Case> = labels.iter().map(|_| empty()).collect();
+    let step = f64::from(1u32 << Prices::of(&pool.spec, LinkProfile::UART)?.step_bits());
     for ((m, (_, program)), integers) in pool.named()?.iter().enumerate().zip(&pool.programs) {
         let mut interpreter = Interpreter::new(*program, integers)?;
         let size = inputs.len() / labels.len();
         for ((input, label), case) in inputs.chunks_exact(size).zip(labels).zip(&mut cases) {
-            let answer = interpreter.run(input, &vec![0; models], reference).ok().map(argmax);
+            let answer = interpreter.run(input, Bias::NONE, reference).ok().map(argmax);
             if m < models {
                 case.right.push(answer == Some(*label));
                 out_of_range[m] += usize::from(answer.is_none());
             } else if answer.is_some() {
-                case.utilities = interpreter.utilities()?.iter().map(|&u| u as i32).collect();
+                let (utilities, lead) = interpreter.estimates()?;
+                (case.utilities, case.lead) = (utilities, f64::from(lead) / step);
             } else {
                 case.in_range = false;
             }

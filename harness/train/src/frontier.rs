@@ -1,9 +1,11 @@
 //! Where a pool stands between accuracy and time: what a lambda comes to, and which one to recommend.
 
 use crate::nn::loss::argmax;
+use crate::worth::Worth;
 use anyhow::Result;
 use secure_router_core::circuit::Slot;
 use secure_router_core::cost::{Cost, router_scores};
+use secure_router_core::routing::{Advantage, aim, margin};
 use secure_router_core::session::LinkProfile;
 use secure_router_core::spec::PoolSpec;
 
@@ -11,6 +13,8 @@ use secure_router_core::spec::PoolSpec;
 pub(crate) struct Case {
     /// In accumulators, as [`Prices::scores`].
     pub(crate) utilities: Vec<i32>,
+    /// How far the router's own answer is ahead of its next, in logits, or in units of [`Prices::by_lead`].
+    pub(crate) lead: f64,
     pub(crate) right: Vec<bool>,
     /// Whether the router's values fitted their bits.
     pub(crate) in_range: bool,
@@ -20,6 +24,9 @@ pub(crate) struct Case {
 pub(crate) struct Prices {
     spec: PoolSpec,
     link: LinkProfile,
+    /// Of each model, and what a step of a difference is worth in units of leads.
+    advantages: Vec<Advantage>,
+    unit: f64,
     /// Online bytes of each model by itself, both ways, and of the router, if there is one.
     pub(crate) bytes: Vec<u64>,
     pub(crate) router_bytes: u64,
@@ -38,6 +45,8 @@ impl Prices {
         Ok(Self {
             spec: spec.clone(),
             link,
+            advantages: Vec::new(),
+            unit: 1.0,
             bytes: models.iter().map(|m| m.online.bytes()).collect(),
             router_bytes: router.map_or(0, |r| r.online.bytes()),
             routed: (0..models.len() as u8)
@@ -48,10 +57,17 @@ impl Prices {
         })
     }
 
-    /// What the server adds to the utilities for a request with this `lambda`.
-    pub(crate) fn scores(&self, lambda: u16) -> Result<Vec<i32>> {
-        let scores = router_scores(&self.spec, lambda, u8::MAX, &self.link)?;
-        Ok(scores.iter().map(|score| score << self.step_bits()).collect())
+    /// The first model is chosen by the lead of the router's own answer: leads are counted in `unit`s of a step of a difference.
+    pub(crate) fn by_lead(self, advantages: Vec<Advantage>, unit: f64) -> Self {
+        Self { advantages, unit, ..self }
+    }
+
+    /// How the router leans for a request with this `lambda`.
+    fn leaning(&self, lambda: u16) -> Result<Leaning> {
+        let mut scores = router_scores(&self.spec, lambda, u8::MAX, &self.link)?;
+        aim(&self.advantages, &mut scores);
+        let margin = f64::from(margin(&self.advantages, &scores)) * self.unit;
+        Ok(Leaning { margin, scores: scores.iter().map(|score| score << self.step_bits()).collect() })
     }
 
     /// A step of utility is `2^step_bits` of an accumulator.
@@ -63,6 +79,12 @@ impl Prices {
     pub(crate) fn dearest(&self) -> f64 {
         self.models.iter().copied().max().unwrap_or(1) as f64
     }
+}
+
+/// What the server adds to the utilities, and the lead from which the router's own answer is given.
+struct Leaning {
+    scores: Vec<i32>,
+    margin: f64,
 }
 
 /// What a `lambda` comes to.
@@ -80,27 +102,30 @@ pub(crate) struct Operation {
 }
 
 impl Case {
-    /// The model that the router chooses when the server adds `costs`.
-    fn route(&self, costs: &[i32]) -> usize {
-        let scores: Vec<i32> = self.utilities.iter().zip(costs).map(|(u, c)| u + c).collect();
-        argmax(&scores)
+    /// The model that the router chooses.
+    fn route(&self, leaning: &Leaning) -> usize {
+        if self.lead >= leaning.margin {
+            return 0;
+        }
+        let scores: Vec<i32> = self.utilities.iter().zip(&leaning.scores).map(|(u, c)| u + c).collect();
+        1 + argmax(&scores[1..])
     }
 }
 
 /// Part of the cases that both judgements of them send to one model.
 pub(crate) fn agreement(one: &[Case], other: &[Case], prices: &Prices, lambda: u16) -> Result<f64> {
-    let costs = prices.scores(lambda)?;
-    let same = one.iter().zip(other).filter(|(a, b)| a.route(&costs) == b.route(&costs)).count();
+    let leaning = prices.leaning(lambda)?;
+    let same = one.iter().zip(other).filter(|(a, b)| a.route(&leaning) == b.route(&leaning)).count();
     Ok(same as f64 / one.len().max(1) as f64)
 }
 
 /// Routes the cases with `lambda`.
 pub(crate) fn operate(cases: &[Case], prices: &Prices, lambda: u16) -> Result<Operation> {
-    let costs = prices.scores(lambda)?;
-    let mut counts = vec![0usize; costs.len()];
+    let leaning = prices.leaning(lambda)?;
+    let mut counts = vec![0usize; leaning.scores.len()];
     let mut right = 0usize;
     for case in cases {
-        let chosen = case.route(&costs);
+        let chosen = case.route(&leaning);
         counts[chosen] += 1;
         right += usize::from(case.in_range && case.right[chosen]);
     }
@@ -112,7 +137,7 @@ pub(crate) fn operate(cases: &[Case], prices: &Prices, lambda: u16) -> Result<Op
 
 /// Accuracy that the recommended `lambda` may be expected to give up against the largest model: of the half point that is
 /// worth mentioning, one half. The other is for what validation cannot know.
-const TOLERANCE: f64 = 0.0025;
+const TOLERANCE: f64 = 0.001;
 
 /// Operations over a grid of lambdas, dearest first; of equal ones the first.
 pub(crate) fn operations(cases: &[Case], prices: &Prices) -> Result<Vec<Operation>> {
@@ -123,62 +148,23 @@ pub(crate) fn operations(cases: &[Case], prices: &Prices) -> Result<Vec<Operatio
     Ok(curve)
 }
 
-/// How much likelier the largest model is to be right than another one, by how far its utility is above: a line, fitted
-/// to cases that neither has seen. Differences that decide are smaller than the router believes, since the better of
-/// two estimates flatters itself.
-#[derive(Clone, Copy, Debug)]
-struct Advantage {
-    level: f64,
-    slope: f64,
-}
-
-impl Advantage {
-    /// Least squares; few data leave the slope at `step`, what a difference of 1 says it is worth.
-    fn fit(cases: &[Case], m: usize, step: f64) -> Self {
-        /// As much as a hundred cases that lie a tenth of probability from the mean.
-        const RIDGE: f64 = 1.0;
-        let points: Vec<(f64, f64)> = cases.iter().filter(|c| c.in_range).map(|case| case.against_last(m)).collect();
-        let n = points.len().max(1) as f64;
-        let mean = |of: fn(&(f64, f64)) -> f64| points.iter().map(of).sum::<f64>() / n;
-        let (x, y) = (mean(|p| p.0), mean(|p| p.1));
-        let ridge = RIDGE / (step * step);
-        let products: f64 = points.iter().map(|p| (p.0 - x) * (p.1 - y)).sum();
-        let squares: f64 = points.iter().map(|p| (p.0 - x).powi(2)).sum();
-        let slope = (products + ridge * step) / (squares + ridge);
-        Self { level: y - slope * x, slope }
-    }
-}
-
-impl Case {
-    /// By how much the largest model's utility is above that of model `m`, and by how much it is right and `m` not.
-    fn against_last(&self, m: usize) -> (f64, f64) {
-        let last = self.right.len() - 1;
-        let hit = |m: usize| f64::from(u8::from(self.right[m]));
-        (f64::from(self.utilities[last] - self.utilities[m]), hit(last) - hit(m))
-    }
-}
-
 /// Of the operations that cost less than always asking the largest model, the cheapest one that may be expected to lose
-/// little against that, or the best one if all lose more; the last one if none costs less. `step` is what a step of
-/// utility is worth as a probability. Expectations are steadier than hits: these differ in few examples.
+/// little against that, or the best one if all lose more; the last one if none costs less. `worth` is that of the models
+/// beside the first. Expectations are steadier than hits: these differ in few examples.
 pub(crate) fn choose<'c>(
     cases: &[Case],
     curve: &'c [Operation],
     prices: &Prices,
-    step: f64,
+    worth: &[Worth],
 ) -> Result<Option<&'c Operation>> {
     let models = prices.models.len();
-    let step = step / f64::from(1u32 << prices.step_bits());
-    let advantages: Vec<Advantage> = (0..models).map(|m| Advantage::fit(cases, m, step)).collect();
     let lost = |operation: &Operation| -> Result<f64> {
-        let costs = prices.scores(operation.lambda)?;
+        let leaning = prices.leaning(operation.lambda)?;
         let of = |case: &Case| {
             if !case.in_range {
                 return f64::from(u8::from(case.right[models - 1]));
             }
-            let to = case.route(&costs);
-            let Advantage { level, slope } = advantages[to];
-            if to + 1 == models { 0.0 } else { level + slope * case.against_last(to).0 }
+            worth[models - 1].at(case.lead) - worth[case.route(&leaning)].at(case.lead)
         };
         Ok(cases.iter().map(of).sum::<f64>() / cases.len().max(1) as f64)
     };
@@ -204,15 +190,20 @@ mod tests {
     #[test]
     fn lambda_sends_easy_cases_to_the_cheap_model() {
         let steps = |steps: [i32; 3]| steps.map(|s| s << 4).to_vec();
-        let easy = || Case { utilities: steps([254, 100, 254]), right: vec![true, false, true], in_range: true };
-        let hard = || Case { utilities: steps([100, 100, 250]), right: vec![false, false, true], in_range: true };
+        let easy =
+            || Case { utilities: steps([254, 100, 254]), lead: 10.0, right: vec![true, false, true], in_range: true };
+        let hard =
+            || Case { utilities: steps([100, 100, 250]), lead: 0.0, right: vec![false, false, true], in_range: true };
         let cases: Vec<Case> = (0..100).map(|i| if i % 10 == 0 { hard() } else { easy() }).collect();
         let train = toy("speech", 13, 9, 40);
         let pool = crate::run::assemble(&train, &Task::of(&train, None).unwrap(), Vec::new()).unwrap();
-        let prices = Prices::of(&pool.spec, LinkProfile::UART).unwrap();
+        let advantages = [(0, 0), (255 * 16, 16), (255 * 16, 16)];
+        let advantages = advantages.map(|(worth, halving)| Advantage { worth, halving }).to_vec();
+        let prices = Prices::of(&pool.spec, LinkProfile::UART).unwrap().by_lead(advantages, 1.0);
+        let worth = [Worth::NONE, Worth { worth: 1.0, halving: 1.0 }, Worth { worth: 1.0, halving: 1.0 }];
         let curve = operations(&cases, &prices).unwrap();
         assert!(curve.windows(2).all(|pair| pair[1].time < pair[0].time), "a higher lambda is cheaper");
-        let choose = |cases: &[Case], curve| choose(cases, curve, &prices, 1.0 / 255.0).unwrap().unwrap().clone();
+        let choose = |cases: &[Case], curve| choose(cases, curve, &prices, &worth).unwrap().unwrap().clone();
         let chosen = choose(&cases, &curve);
         assert_eq!(chosen.accuracy, 1.0);
         assert!((chosen.shares[2] - 0.1).abs() < 1e-9);
@@ -223,8 +214,12 @@ mod tests {
             curve.iter().map(|o| Operation { time: o.time + prices.dearest(), ..o.clone() }).collect();
         assert_eq!(choose(&cases, &dear).lambda, curve.last().unwrap().lambda);
         // Where the largest model is better than the router believes, everywhere, the dearest choice is the best.
-        let doubted =
-            |i: i32| Case { utilities: steps([200 - i, 0, 200]), right: vec![false, false, true], in_range: true };
+        let doubted = |i: i32| Case {
+            utilities: steps([200 - i, 0, 200]),
+            lead: 0.0,
+            right: vec![false, false, true],
+            in_range: true,
+        };
         let doubted: Vec<Case> = (0..100).map(doubted).collect();
         let curve = operations(&doubted, &prices).unwrap();
         let dearest = curve.iter().find(|o| o.time < prices.dearest()).unwrap();

@@ -175,6 +175,7 @@ mod tests {
     use crate::task::tests::toy;
     use secure_router_core::circuit::Program;
     use secure_router_core::clear::Nearest;
+    use secure_router_core::routing::Bias;
     use secure_router_core::spec::Output;
 
     /// A model of random weights whose statistics and ranges were taken from its inputs.
@@ -221,7 +222,7 @@ mod tests {
             let mut interpreter = Interpreter::new(program, &integers).unwrap();
             let (mut error, mut size) = (0.0, 0.0);
             for (input, logits) in integer.iter().zip(logits.chunks_exact(recipe.shape.outputs)) {
-                let found = interpreter.run(input, &[], &mut Nearest).unwrap();
+                let found = interpreter.run(input, Bias::NONE, &mut Nearest).unwrap();
                 for (found, &logit) in found.iter().zip(logits) {
                     error += (*found as f64 / scale - f64::from(logit)).powi(2);
                     size += f64::from(logit).powi(2);

@@ -32,6 +32,7 @@ mod run;
 mod search;
 mod task;
 mod train;
+mod worth;
 
 use anyhow::{Context, Result, ensure};
 use clap::{Parser, Subcommand, ValueEnum};

@@ -1,10 +1,12 @@
 //! Runs exported integers through the kernel's clear-text reference: the only judge of a pool.
 
 use crate::integer::Integers;
+use crate::nn::loss::argmax;
 use crate::rng::Rng;
 use anyhow::{Context, Result};
 use secure_router_core::circuit::{Combine, Gate, Program, Response};
 use secure_router_core::clear::{self, ClearError, Nearest, Parameters, Reference};
+use secure_router_core::routing::Bias;
 
 /// One program with its integers, ready to run.
 pub(crate) struct Interpreter<'a> {
@@ -70,22 +72,24 @@ impl<'a> Interpreter<'a> {
         })
     }
 
-    /// What the program ends in: logits, or the one-hot of the chosen model.
+    /// What the program ends in: logits, or what a router tells.
     pub(crate) fn run(
         &mut self,
         input: &[i16],
-        scores: &[i32],
+        bias: Bias<'_>,
         reference: &mut impl Reference,
     ) -> Result<&[i64], ClearError> {
         let wire =
-            clear::run(&self.program, &self.parameters, input, scores, &mut self.arena, &mut self.scratch, reference)?;
+            clear::run(&self.program, &self.parameters, input, bias, &mut self.arena, &mut self.scratch, reference)?;
         Ok(&self.arena[wire.at as usize..][..wire.elements() as usize])
     }
 
-    /// The router's utilities of the last run, in accumulators.
-    pub(crate) fn utilities(&self) -> Result<&[i64]> {
+    /// The router's utilities of the last run, and how far its own answer was ahead of the next, in accumulators.
+    pub(crate) fn estimates(&self) -> Result<(Vec<i32>, i32)> {
         let Combine { wire, groups, .. } = self.program.compared()?.context("not a router")?;
-        Ok(&self.arena[wire.at as usize..][..usize::from(groups.0[0])])
+        let items = &self.arena[wire.at as usize..][..wire.elements() as usize];
+        let (utilities, logits) = items.split_at(groups.0[0].into());
+        Ok((utilities.iter().map(|&u| u as i32).collect(), lead(logits) as i32))
     }
 
     /// Per gate `id:largest value seen/range`.
@@ -100,11 +104,20 @@ impl<'a> Interpreter<'a> {
     }
 }
 
+/// How far the largest is ahead of the next; as far as can be where there is no other.
+pub(crate) fn lead(logits: &[i64]) -> i64 {
+    let best = argmax(logits);
+    let others = logits.iter().enumerate().filter(|(class, _)| *class != best);
+    others.map(|(_, logit)| logits[best] - logit).min().unwrap_or(i32::MAX.into())
+}
+
 fn signed_range(response: Response) -> f64 {
     let bits = match response {
         Response::Share { .. } => 8,
         Response::Requantise(opening) => opening.index_bits - 1,
-        Response::Table { opening, .. } | Response::Tell { opening, .. } => opening.index_bits,
+        Response::Table { opening, .. } | Response::Margin { opening, .. } | Response::Tell { opening, .. } => {
+            opening.index_bits
+        }
         Response::Remask { bits } | Response::Reveal { bits } => bits,
     };
     f64::from(1u32 << (bits - 1))

@@ -148,6 +148,8 @@ pub(crate) struct TrainedRouter {
 /// A router's integers, and those of the model that it answers for.
 pub(crate) struct Router {
     pub(crate) size: usize,
+    /// What a logit of 1 is worth in accumulators.
+    pub(crate) logit: f64,
     pub(crate) integers: Integers,
     pub(crate) answering: Integers,
 }
@@ -226,7 +228,7 @@ impl TrainedRouter {
         let size = self.model.size();
         self.model.drop_outputs(models);
         let answering = integers(&self.model, &recipe.bits, |_| logit_scale, "router")?;
-        Ok(Router { size, integers: router, answering })
+        Ok(Router { size, logit: logit_scale, integers: router, answering })
     }
 }
 

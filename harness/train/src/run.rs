@@ -4,7 +4,7 @@ use crate::calibration::expected_error;
 use crate::cross_fit::CrossFit;
 use crate::data::Dataset;
 use crate::feature::Features;
-use crate::frontier::{Operation, Prices, accuracy, agreement, choose, operations};
+use crate::frontier::{Case, Operation, Prices, accuracy, agreement, choose, operations};
 use crate::integer::Integers;
 use crate::nn::loss::argmax;
 use crate::nn::model::Style;
@@ -14,12 +14,13 @@ use crate::rng::Rng;
 use crate::router::{Judgements, Router, TrainedRouter, Utilities, train_router};
 use crate::task::{Choice, Task};
 use crate::train::Recipe;
+use crate::worth::{Worth, written};
 use anyhow::{Context, Result, anyhow, ensure};
 use rayon::prelude::*;
 use secure_router_core::circuit::Slot;
 use secure_router_core::clear::Nearest;
 use secure_router_core::cost::{Cost, Traffic};
-use secure_router_core::routing::Routing;
+use secure_router_core::routing::{Advantage, Routing};
 use secure_router_core::session::LinkProfile;
 use secure_router_core::spec::{Output, PoolSpec, RouterSpec};
 use std::collections::HashMap;
@@ -93,8 +94,12 @@ pub(crate) fn run(train: Dataset, options: &Options) -> Result<()> {
     let cases = run.router_cases(&pool.spec, &routers, &judgements.folds, right.clone(), &mut Nearest)?;
     let mut rounded = Stochastic(Rng::new(options.seed, "agreement"));
     let at_random = run.router_cases(&pool.spec, &routers, &judgements.folds, right, &mut rounded)?;
+    let worth: Vec<Worth> = (0..models.len()).map(|m| worth_of(&cases, m)).collect();
+    let unit = f64::from(1u32 << prices.step_bits()) / last.logit;
+    let advantages: Vec<Advantage> = worth.iter().map(|w| w.advantage(utilities.step(), unit)).collect();
+    let prices = prices.by_lead(advantages.clone(), unit);
     let curve = operations(&cases, &prices)?;
-    let chosen = choose(&cases, &curve, &prices, utilities.step())?.context("no operation to choose from")?;
+    let chosen = choose(&cases, &curve, &prices, &worth)?.context("no operation to choose from")?;
     pool.programs.insert(0, last.answering);
     pool.programs.push(last.integers);
     pool.spec.edition = Pool::edition(&pool.programs);
@@ -148,6 +153,7 @@ pub(crate) fn run(train: Dataset, options: &Options) -> Result<()> {
         ("input_scale", numbers(&run.features.scale)),
         ("lambda", chosen.lambda.to_string()),
         ("utility_floor", utilities.floor.to_string()),
+        ("advantages", written(&advantages)),
         ("recipe", serde_json::to_string(&task.choices)?),
     ];
     let slots = (0..models.len() as u8).map(Slot::Model).chain([Slot::Router]);
@@ -161,6 +167,13 @@ pub(crate) fn run(train: Dataset, options: &Options) -> Result<()> {
     let size = pool.write(&path, about)?;
     say!("wrote {} ({size} bytes) in {:.0} s", path.display(), started.elapsed().as_secs_f64());
     Ok(())
+}
+
+/// What model `m` is worth beside the first.
+fn worth_of(cases: &[Case], m: usize) -> Worth {
+    let hit = |right: bool| f64::from(u8::from(right));
+    let inside = cases.iter().filter(|case| case.in_range);
+    Worth::fit(&inside.map(|case| (case.lead, hit(case.right[m]) - hit(case.right[0]))).collect::<Vec<_>>())
 }
 
 /// Prints each line and keeps it for the file's metadata.

@@ -17,7 +17,7 @@ use secure_router::server::Service;
 use secure_router::stock::Store;
 use secure_router_core::channel::{FRAME_OVERHEAD, PublicKey, StaticSecret};
 use secure_router_core::circuit::{Program, Slot};
-use secure_router_core::cost::router_scores;
+use secure_router_core::clear;
 use secure_router_core::routing::{Routing, settled};
 use secure_router_core::session::{
     CounterError, Counters, DeviceIdentity, DeviceMemory, DeviceSession, Event, Infer, LinkProfile, Refusal, Request,
@@ -438,12 +438,13 @@ impl Device {
         let mut event = self.next(stream, session).await?;
         if slot == Slot::Router {
             let allowed = (1 << spec.models.len()) - 1;
-            let scores = router_scores(spec, request.lambda, allowed, &request.link).expect("good scores");
-            let mut best = known.reference(&self.keys.dealer, &self.public_key(), burned, &input, &scores);
-            own = best.split_off(spec.models.len());
+            let scores = known.pool.scores(request.lambda, allowed, &request.link).expect("good scores");
+            let mut told = known.reference(&self.keys.dealer, &self.public_key(), burned, &input, &scores);
+            let program = Program::of(spec, Slot::Router).expect("a router");
+            let choice = clear::chosen(&program, &told);
+            own = told.split_off(spec.models.len());
             lock(&world.watch).answered(self.index, burned);
-            let winner = best.iter().position(|one| *one == 1).map_or(0, |index| index as u8);
-            model = Slot::Model(settled(winner, allowed));
+            model = Slot::Model(settled(choice, allowed));
             if !spec.router_answers(model) {
                 expect(event, Event::Routed(model));
                 event = self.next(stream, session).await?;

@@ -99,6 +99,8 @@ fn file(spec: &PoolSpec, seed: u64) -> Vec<u8> {
         parts.push((format!("{name}.tables"), Dtype::I16, bytes(&tables)));
         about.insert(format!("{name} cost"), cost_line(&Cost::of(spec, slot, 1).unwrap()));
     }
+    let advantages: Vec<&str> = spec.models.iter().map(|_| "4000:40").collect();
+    about.insert("advantages".to_owned(), advantages.join(","));
     let spec = PoolSpec { edition: edition(parts.iter().map(|(_, _, data)| data.as_slice())), ..spec.clone() };
     let mut buffer = [0; MAX_SPEC_BYTES];
     parts.push(("spec".to_owned(), Dtype::U8, spec.to_bytes(&mut buffer).unwrap().to_vec()));
@@ -151,7 +153,8 @@ impl Known {
         let keys = dealer.device(device).unwrap().seeds().keys(&self.fingerprint, slot, counter);
         let mut arena = vec![0; program.layout().unwrap().arena as usize];
         let mut scratch = vec![0; clear::scratch_elements(&program).unwrap()];
-        let wire = clear::run(&program, &parameters, input, scores, &mut arena, &mut scratch, &mut Dither(keys));
+        let bias = self.pool.bias(scores);
+        let wire = clear::run(&program, &parameters, input, bias, &mut arena, &mut scratch, &mut Dither(keys));
         let wire = wire.expect("a value left its range");
         arena[wire.at as usize..][..wire.elements() as usize].to_vec()
     }
