@@ -921,7 +921,7 @@ impl Program {
     }
 
     /// Whether a run ends in an answer: that of a model, and that of a router which gives the first model's as well.
-    /// Under [`Routing::Device`] a router does not, since quotas count on inferences of every model.
+    /// Under [`Routing::Device`] a router's label tells the route and no more, since quotas count on inferences of every model.
     #[must_use]
     pub const fn answers(&self) -> bool {
         match self {

@@ -324,7 +324,7 @@ impl Online {
     }
 
     /// The model that a router chose, after [`Step::Done`]. Always one, and the first where none won or what the server said is
-    /// not a model: an error would tell the server about what it made the device read.
+    /// not a model (the second where routes go by a margin and no answer is clear): an error would tell the server about what it made the device read.
     #[must_use]
     pub const fn route(&self) -> u8 {
         self.route

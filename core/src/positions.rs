@@ -17,7 +17,7 @@ use crate::routing::{Bias, Routing};
 use crate::session::FRAME_PAYLOAD;
 use crate::spec::{ModelSpec, NamedModel, Opening, Output, PoolSpec, RouterSpec, Words};
 
-use lab::peer::{Fixture, pool, word_pool};
+use lab::peer::{Fixture, answering_pool, pool, word_pool};
 use lab::{Outcome, Secret, Seeds, deal, offline, random_secret, run};
 
 type Key = [u8; 32];
@@ -26,6 +26,9 @@ type Position = (Key, StreamId, u64);
 type Ranges = BTreeMap<(Key, StreamId), Vec<(u64, u64)>>;
 
 const ROUTINGS: [Routing; 3] = [Routing::Open, Routing::Private { epsilon: 1000 }, Routing::Device];
+
+/// With a margin, where a router goes by one.
+const BIAS: Bias<'static> = Bias { scores: &[], margin: 5 };
 
 /// Ranges of words by stream, sorted; `None` if one word is drawn twice.
 fn disjoint(drawn: &[Drawn]) -> Option<Ranges> {
@@ -83,7 +86,7 @@ fn recorded(secret: &Secret, seeds: &Seeds, counter: u64, input: &[i16], tile: u
     assert_eq!(keys.server.bytes(), server.bytes());
     let (_, deal) = record(|| deal(secret, seeds, counter));
     let (_, offline) = record(|| offline(secret, seeds, counter, FRAME_PAYLOAD, tile));
-    let (outcome, whole) = record(|| run(secret, seeds, counter, input, Bias::NONE, FRAME_PAYLOAD, tile));
+    let (outcome, whole) = record(|| run(secret, seeds, counter, input, BIAS, FRAME_PAYLOAD, tile));
     // The dealer comes first, then the offline phase.
     let (first, online) = whole.split_at(deal.len() + offline.len());
     assert!(first.iter().eq(deal.iter().chain(&offline)));
@@ -104,9 +107,10 @@ fn no_position_of_a_whole_pool_is_used_for_two_things() {
     pools().for_each(|pool| draw_a_whole_pool(Fixture::new(pool)));
 }
 
-/// Of each routing, and one of words.
+/// Of each routing, with a router that answers and one that does not, and one of words.
 fn pools() -> impl Iterator<Item = PoolSpec> {
-    ROUTINGS.into_iter().map(|routing| PoolSpec { routing, ..pool() }).chain([word_pool()])
+    let routed = |routing| [pool(), answering_pool()].map(|pool| PoolSpec { routing, ..pool });
+    ROUTINGS.into_iter().flat_map(routed).chain([word_pool()])
 }
 
 fn draw_a_whole_pool(fixture: &Fixture) {

@@ -7,7 +7,7 @@
 //! | --- | --- | --- |
 //! | [`Open`](Routing::Open) | the route | the route |
 //! | [`Private`](Routing::Private) | the route, or by the dealer's chance any other | what the server learns |
-//! | [`Device`](Routing::Device) | nothing | the route; what it then asks for is its own affair, see [`crate::quota`] |
+//! | [`Device`](Routing::Device) | nothing | as under `Open`; what it then asks for is its own affair, see [`crate::quota`] |
 //!
 //! Under `Private` the dealer answers for the router with a model of its own choosing in a public share
 //! of all stock items (randomised response). For `M` models each model is that choice with probability
@@ -212,14 +212,19 @@ impl fmt::Display for Routing {
 }
 
 /// The model that a choice comes to: the router's, or if that one is not `allowed` (bit `i` for model `i`) the first that
-/// is. Nothing but a public number is added to the choice.
+/// is, the first model last: its answer was not clear. Nothing but a public number is added to the choice.
 #[must_use]
 pub const fn settled(choice: u8, allowed: u8) -> u8 {
     let fine = match 1u8.checked_shl(choice as u32) {
         Some(bit) => allowed & bit != 0,
         None => false,
     };
-    if fine || allowed == 0 { choice } else { allowed.trailing_zeros() as u8 }
+    let others = if choice > 0 { allowed & !1 } else { allowed };
+    match (fine || allowed == 0, others) {
+        (true, _) => choice,
+        (false, 0) => 0,
+        (false, others) => others.trailing_zeros() as u8,
+    }
 }
 
 #[cfg(test)]
@@ -257,7 +262,7 @@ mod tests {
     #[test]
     fn a_choice_settles_on_an_allowed_model() {
         for (choice, allowed, wanted) in
-            [(2, 0b111, 2), (0, 0b110, 1), (0, 0b100, 2), (1, 0b101, 0), (7, 0b1000_0000, 7)]
+            [(2, 0b111, 2), (0, 0b110, 1), (0, 0b100, 2), (1, 0b101, 2), (1, 0b001, 0), (7, 0b1000_0000, 7)]
         {
             assert_eq!(settled(choice, allowed), wanted, "{choice} of {allowed:b}");
         }

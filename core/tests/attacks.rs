@@ -14,8 +14,8 @@ use chance::Chance;
 use lab::peer::{Fixture, Frame, Memory, Seeded, Store, connect, request, word_pool};
 use lab::{Secret, Seeds, random_secret};
 use secure_router_core::channel::{Channel, Event as Arrived, Link};
-use secure_router_core::circuit::{Gate, Message, MessageKind, Operand, Program, Slot};
-use secure_router_core::gate::{self, embed, opening, requantise, table};
+use secure_router_core::circuit::{Gate, Message, MessageKind, Operand, Program, Response, Slot};
+use secure_router_core::gate::{self, embed, margin, opening, requantise, table};
 use secure_router_core::ring::{bits_at, low_bits, signed};
 use secure_router_core::routing::{Bias, Routing};
 use secure_router_core::session::{
@@ -268,13 +268,22 @@ fn unlocked(layout: &Layout, view: &View) -> Vec<bool> {
     for (number, (place, message)) in up.iter().enumerate().filter(|(_, (_, m))| m.kind == MessageKind::Answer) {
         let gate = &gates[*place];
         let index_at = down.iter().position(|(have, m)| have == place && m.kind == MessageKind::Index).unwrap();
+        let bits = down[index_at].1.bits;
+        let sent = |at: u32| bits_at(&view.down[index_at], u64::from(at) * u64::from(bits), bits);
         for element in 0..message.elements {
-            let index = down[index_at].1.bits;
-            let index = bits_at(&view.down[index_at], u64::from(element) * u64::from(index), index);
-            let place = table::entry(element, gate.response.entries(), index);
-            let entry = bits_at(&view.stock, gate.entries_at * 8 + place * u64::from(message.bits), message.bits);
+            let entry = |index| {
+                let place = table::entry(element, gate.response.entries(), index);
+                bits_at(&view.stock, gate.entries_at * 8 + place * u64::from(message.bits), message.bits)
+            };
             let pad = bits_at(&view.up[number], u64::from(element) * u64::from(message.bits), message.bits);
-            let value = low_bits(entry.wrapping_add(pad), message.bits);
+            let value = if let Response::Margin { even, .. } = gate.response {
+                // The margin comes first, and an answer is for two entries.
+                let margin = margin::margin_of(element, even, sent(0));
+                let entries = margin::places(sent(1 + element), margin, bits).map(entry);
+                margin::server_share(entries, pad, message.bits)
+            } else {
+                low_bits(entry(sent(element)).wrapping_add(pad), message.bits)
+            };
             unlocked.extend((0..message.bits).map(|bit| value >> bit & 1 == 1));
         }
     }

@@ -259,7 +259,11 @@ fn lead(logits: &[f64]) -> f64 {
     let best = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let ties = logits.iter().filter(|logit| **logit == best).count();
     let next = logits.iter().copied().filter(|logit| *logit < best).fold(f64::NEG_INFINITY, f64::max);
-    if ties > 1 { 0.0 } else { best - next }
+    match ties {
+        0 => f64::INFINITY,
+        1 => best - next,
+        _ => 0.0,
+    }
 }
 
 /// What a file holds of a program.

@@ -251,8 +251,8 @@ impl<H: Host> Service<H> {
         let secrets = self.pool.secrets(slot).ok_or(Ended::Control)?;
         // Spent before a byte of the masked input is read: a link that ends inside the input leaves
         // no counter that a device put back to an old state could use for another one.
-        // A route that only quotas see is no answer; any other counts, and so does what is asked for next.
-        let free = matches!(program, Program::Router { routing: Routing::Device, .. });
+        // A route that only quotas see is no answer, if no label is told beside it; any other counts, and so does what is asked for next.
+        let free = matches!(program, Program::Router { routing: Routing::Device, spec, .. } if spec.answers == 0);
         let charge = if free { Charge::Free } else { Charge::Answer { most: device.queries } };
         let spent = self.stored(slot, |store| store.spend(key, slot, counter, &self.fingerprint, charge)).await;
         if let Err(Ended::Refused(refusal @ (Refusal::Counter(_) | Refusal::Store))) = spent {

@@ -22,8 +22,8 @@ fn number(value: &Value, key: &str) -> f64 {
 fn the_headline_holds_on_the_whole_test_split() {
     let directory = tempfile::tempdir().unwrap();
     let json = directory.path().join("figures.json");
-    // The demo's routes are those for a UART, whatever link its figures are for: a `lambda` that pays on all three.
-    let status = Command::new(binary()).args(["demo", "--all", "--lambda=80", "--json"]).arg(&json).status().unwrap();
+    // The demo's routes are those for a UART, whatever link its figures are for.
+    let status = Command::new(binary()).args(["demo", "--all", "--json"]).arg(&json).status().unwrap();
     assert!(status.success());
     let report: Value = serde_json::from_str(&std::fs::read_to_string(json).unwrap()).unwrap();
 
@@ -43,16 +43,16 @@ fn the_headline_holds_on_the_whole_test_split() {
     let (smallest, largest) = (&models[0], &models[models.len() - 1]);
     assert!(number(largest, "accuracy_protocol") >= 0.99, "{largest}");
     let lost = number(largest, "accuracy_protocol") - number(router, "accuracy_protocol");
-    // Half a point, and 99 in 100 routes, each with room for what random rounding turns in 750 answers.
-    assert!(lost <= 0.0075, "{lost}: {router}");
-    assert!(number(router, "routing_agreement") >= 0.98, "{router}");
+    // Half a point, and 99 in 100 routes.
+    assert!(lost <= 0.005, "{lost}: {router}");
+    assert!(number(router, "routing_agreement") >= 0.99, "{router}");
     // Time on the link alone: computing is for benchmarks.
     for (bytes_per_second, round_trip) in [(92_160.0, 0.0), (100_000.0, 0.030), (12_500_000.0, 0.001)] {
         let time = |figures: &Value| online(figures) / bytes_per_second + number(figures, "round_trips") * round_trip;
         assert!(time(router) * 4.0 <= time(largest), "{bytes_per_second} B/s: {router}");
     }
-    assert!(number(router, "accuracy_protocol") >= 0.988, "{router}");
-    assert!(online(router) * 3.0 < online(largest));
+    assert!(number(router, "accuracy_protocol") >= 0.993, "{router}");
+    assert!(online(router) * 10.0 < online(largest));
     assert!(online(smallest) * 10.0 <= online(largest));
 
     let shape = |model: &&Value| {

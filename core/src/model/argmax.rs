@@ -6,7 +6,7 @@
 //! accumulators of a linear gate, and the opening of a difference rounds it: of two items that differ by less
 //! than a step the earlier may win though it is the smaller, and of equal ones it does. Items that are neighbours within a
 //! step may beat one another in a circle, so that nobody has a full score: a one-hot of zeros, which
-//! readers take for the first item of all.
+//! readers take for the first item of all. With a margin, nobody has one either where the largest is not that far ahead.
 
 use crate::circuit::{Circuit, Combination, Combine, Groups, Lookup, Operand, Party, Table, Wire};
 use crate::routing::MAX_PRIVATE_MODELS;

@@ -1,12 +1,17 @@
-//! The oblivious router: a utility per model, less its cost, and an argmax, all under sharing.
+//! The oblivious router: which model answers, found under sharing.
 //!
-//! A utility is an accumulator of the trunk's last linear gate: how likely the model is to be right, in steps of
-//! `2^shift` of the opening of differences. Equal scores go to the earlier model. The choice is told to the device, which
-//! asks for that model as for any: as a one-hot, or as an index where the dealer adds noise. The server learns it from what the
-//! device asks for next, and that is the affair of the policy.
+//! A router that answers is the first model with more outputs (`RouterSpec::answers`). It goes by how far its own answer is ahead: where
+//! the largest logit leads every other by the margin of the request, the device is told that class and is done; where none does, it is
+//! told so, and turns to the other model that the request's public scores leave. How wide the margin is, the server takes from what its
+//! trainer found another model to be worth at each lead, and from `lambda` and cost ([`crate::routing::margin`]). A lead is the difference of two
+//! logits, which no linear output of a trunk can show; its signs are those that the argmax needs anyway.
 //!
-//! A router that answers is the first model with more outputs: its logits are compared in the same
-//! openings as the utilities and become a label beside the route. If the route is the first model, nothing is left to run.
+//! Another router has a utility per model, how likely it is to be right, in steps of `2^shift` of the opening of differences; less its cost, the
+//! largest is chosen, and equal scores go to the earlier model. So does one under [`Routing::Private`], whose noise needs the choice in one
+//! element: its utilities are compared in the same openings as its logits.
+//!
+//! The choice is told to the device, which asks for that model as for any. The server learns it from what the device asks for next, and
+//! that is the affair of the policy.
 
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 
@@ -68,7 +73,7 @@ pub fn choice(told: &[u32], models: u16, by_margin: bool) -> u8 {
     }
     let (_, clear) = first_one(answer);
     let (other, _) = first_one(route.get(1..).unwrap_or(&[]));
-    u8::conditional_select(&other.saturating_add(1), &0, clear)
+    u8::conditional_select(&other.wrapping_add(1), &0, clear)
 }
 
 /// The place of the first 1, or 0, and whether there is one.
@@ -80,4 +85,30 @@ fn first_one(one_hot: &[u32]) -> (u8, Choice) {
         found |= one;
     }
     (place, found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// So a server of bad faith learns one of the models, whatever it tells.
+    #[test]
+    fn whatever_is_told_is_one_of_the_models() {
+        let words = [0, 1, 2, u32::MAX];
+        for models in 2..=3u16 {
+            let told = (0..4usize.pow(5)).map(|number| [0, 2, 4, 6, 8].map(|at| words[number >> at & 3]));
+            for told in told {
+                let told = &told[..usize::from(models) + 2];
+                let (route, answer) = told.split_at(models.into());
+                let first = |words: &[u32]| words.iter().position(|word| *word == 1);
+                let wanted = match first(answer) {
+                    Some(_) => 0,
+                    None => 1 + first(&route[1..]).unwrap_or(0),
+                };
+                assert_eq!(usize::from(choice(told, models, true)), wanted, "{told:?}");
+                assert_eq!(usize::from(choice(told, models, false)), first(route).unwrap_or(0), "{told:?}");
+                assert!(wanted < usize::from(models));
+            }
+        }
+    }
 }

@@ -11,7 +11,7 @@ use crate::nn::Mode;
 use crate::nn::loss::argmax;
 use crate::nn::model::Model;
 use crate::pool::Pool;
-use crate::reference::{Interpreter, Watch};
+use crate::reference::{Interpreter, WIDEST, Watch};
 use crate::rng::Rng;
 use crate::router::Router;
 use crate::task::Task;
@@ -21,7 +21,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use rayon::prelude::*;
 use secure_router_core::circuit::{Program, Slot};
 use secure_router_core::clear::{Nearest, Reference};
-use secure_router_core::routing::{Bias, MAX_MARGIN};
+use secure_router_core::routing::Bias;
 use secure_router_core::spec::PoolSpec;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -176,12 +176,12 @@ impl<'a> CrossFit<'a> {
             routers.iter().map(|r| Interpreter::new(program, &r.integers)).collect::<Result<Vec<_>>>()?;
         let cases = self.validated.iter().zip(folds).zip(right).map(|((&i, &fold), mut right)| {
             // A value out of range would be an arbitrary choice under the protocol: count it as wrong.
-            let Ok(told) = interpreters[fold].run(self.input(i), Bias::NONE, reference) else {
+            if interpreters[fold].run(self.input(i), WIDEST, reference).is_err() {
                 right[0] = false;
                 return Ok(Case { utilities: vec![0; right.len()], lead: 0.0, right, in_range: false });
-            };
-            right[0] = argmax(&told[right.len()..]) == self.data.examples[i].label;
-            let (utilities, lead) = interpreters[fold].estimates()?;
+            }
+            let (utilities, answer, lead) = interpreters[fold].estimates()?;
+            right[0] = answer == self.data.examples[i].label;
             Ok(Case { utilities, lead: f64::from(lead) / routers[fold].logit, right, in_range: true })
         });
         cases.collect()
@@ -198,9 +198,7 @@ impl<'a> CrossFit<'a> {
                 let mut interpreter = Interpreter::new(*program, integers)?;
                 let mut watch = Watch::default();
                 for input in inputs.chunks_exact(size) {
-                    interpreter
-                        .run(input, Bias { scores: &[], margin: MAX_MARGIN }, &mut watch)
-                        .with_context(|| name.clone())?;
+                    interpreter.run(input, WIDEST, &mut watch).with_context(|| name.clone())?;
                 }
                 anyhow::Ok(watch)
             });

@@ -135,8 +135,8 @@ pub(crate) fn operate(cases: &[Case], prices: &Prices, lambda: u16) -> Result<Op
     Ok(Operation { lambda, accuracy: right as f64 / n, shares, time, cost: time / prices.dearest() })
 }
 
-/// Accuracy that the recommended `lambda` may be expected to give up against the largest model: of the half point that is
-/// worth mentioning, one half. The other is for what validation cannot know.
+/// Accuracy that the recommended `lambda` may be expected to give up against the largest model: a fifth of the half point that is
+/// worth mentioning. The rest is for what validation cannot know.
 const TOLERANCE: f64 = 0.001;
 
 /// Operations over a grid of lambdas, dearest first; of equal ones the first.

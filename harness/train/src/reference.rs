@@ -6,7 +6,7 @@ use crate::rng::Rng;
 use anyhow::{Context, Result};
 use secure_router_core::circuit::{Combine, Gate, Program, Response};
 use secure_router_core::clear::{self, ClearError, Nearest, Parameters, Reference};
-use secure_router_core::routing::Bias;
+use secure_router_core::routing::{Bias, MAX_MARGIN};
 
 /// One program with its integers, ready to run.
 pub(crate) struct Interpreter<'a> {
@@ -16,6 +16,9 @@ pub(crate) struct Interpreter<'a> {
     arena: Vec<i64>,
     scratch: Vec<i64>,
 }
+
+/// The widest margin: what fits its bits with that fits with any.
+pub(crate) const WIDEST: Bias<'static> = Bias { scores: &[], margin: MAX_MARGIN };
 
 /// Rounds as the protocol does: up or down at random, unbiased.
 pub(crate) struct Stochastic(pub(crate) Rng);
@@ -84,12 +87,12 @@ impl<'a> Interpreter<'a> {
         Ok(&self.arena[wire.at as usize..][..wire.elements() as usize])
     }
 
-    /// The router's utilities of the last run, and how far its own answer was ahead of the next, in accumulators.
-    pub(crate) fn estimates(&self) -> Result<(Vec<i32>, i32)> {
+    /// The router's utilities of the last run, its own answer, and how far that was ahead of the next, in accumulators.
+    pub(crate) fn estimates(&self) -> Result<(Vec<i32>, usize, i32)> {
         let Combine { wire, groups, .. } = self.program.compared()?.context("not a router")?;
         let items = &self.arena[wire.at as usize..][..wire.elements() as usize];
         let (utilities, logits) = items.split_at(groups.0[0].into());
-        Ok((utilities.iter().map(|&u| u as i32).collect(), lead(logits) as i32))
+        Ok((utilities.iter().map(|&u| u as i32).collect(), argmax(logits), lead(logits) as i32))
     }
 
     /// Per gate `id:largest value seen/range`.
