@@ -213,6 +213,25 @@ impl Pool {
         Ok((usize::from(by_margin)..sums.len()).rev().max_by(|a, b| sums[*a].total_cmp(&sums[*b])).unwrap_or(0))
     }
 
+    /// Of the `inputs` that the router sends on to another model where cost does not count, on a UART, that of which it is least sure.
+    ///
+    /// # Errors
+    /// As [`reference`](Self::reference).
+    pub fn least_sure<'i>(&self, inputs: &'i [Vec<i16>]) -> Result<Option<&'i [i16]>> {
+        if self.spec.router.is_none() {
+            return Ok(None);
+        }
+        let scores = self.scores(0, u8::MAX, &LinkProfile::UART)?;
+        let mut least: Option<(f64, &[i16])> = None;
+        for input in inputs {
+            let estimate = self.estimate(input)?;
+            if self.route(&estimate, &scores)? > 0 && least.is_none_or(|(lead, _)| estimate.lead < lead) {
+                least = Some((estimate.lead, input));
+            }
+        }
+        Ok(least.map(|(_, input)| input))
+    }
+
     /// The model that the reference's router chooses for `input`.
     ///
     /// # Errors
