@@ -11,7 +11,7 @@ use crate::nn::Mode;
 use crate::nn::loss::argmax;
 use crate::nn::model::Model;
 use crate::pool::Pool;
-use crate::reference::{Interpreter, WIDEST, Watch};
+use crate::reference::{Estimates, Interpreter, WIDEST, Watch};
 use crate::rng::Rng;
 use crate::router::Router;
 use crate::task::Task;
@@ -176,13 +176,13 @@ impl<'a> CrossFit<'a> {
             routers.iter().map(|r| Interpreter::new(program, &r.integers)).collect::<Result<Vec<_>>>()?;
         let cases = self.validated.iter().zip(folds).zip(right).map(|((&i, &fold), mut right)| {
             // A value out of range would be an arbitrary choice under the protocol: count it as wrong.
-            if interpreters[fold].run(self.input(i), WIDEST, reference).is_err() {
+            let Ok(told) = interpreters[fold].run(self.input(i), Bias::NONE, reference) else {
                 right[0] = false;
                 return Ok(Case { utilities: vec![0; right.len()], lead: 0.0, right, in_range: false });
-            }
-            let (utilities, answer, lead) = interpreters[fold].estimates()?;
-            right[0] = answer == self.data.examples[i].label;
-            Ok(Case { utilities, lead: f64::from(lead) / routers[fold].logit, right, in_range: true })
+            };
+            right[0] = argmax(&told[right.len()..]) == self.data.examples[i].label;
+            let Estimates { utilities, lead, fits } = interpreters[fold].estimates()?;
+            Ok(Case { utilities, lead: f64::from(lead) / routers[fold].logit, right, in_range: fits })
         });
         cases.collect()
     }

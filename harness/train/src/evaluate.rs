@@ -4,12 +4,13 @@ use crate::frontier::{Case, Prices, accuracy, agreement, operate};
 use crate::held_out::TestSet;
 use crate::nn::loss::argmax;
 use crate::pool::Pool;
-use crate::reference::{Interpreter, Stochastic, WIDEST};
+use crate::reference::{Estimates, Interpreter, Stochastic};
 use crate::rng::Rng;
 use crate::worth;
 use anyhow::{Context, Result, ensure};
 use rayon::prelude::*;
 use secure_router_core::clear::{Nearest, Reference};
+use secure_router_core::routing::Bias;
 use secure_router_core::session::LinkProfile;
 use std::path::Path;
 
@@ -107,13 +108,13 @@ fn judge(
         let mut interpreter = Interpreter::new(*program, integers)?;
         let size = inputs.len() / labels.len();
         for ((input, label), case) in inputs.chunks_exact(size).zip(labels).zip(&mut cases) {
-            let answer = interpreter.run(input, WIDEST, reference).ok().map(argmax);
+            let answer = interpreter.run(input, Bias::NONE, reference).ok().map(argmax);
             if m < models {
                 case.right.push(answer == Some(*label));
                 out_of_range[m] += usize::from(answer.is_none());
             } else if answer.is_some() {
-                let (utilities, _, lead) = interpreter.estimates()?;
-                (case.utilities, case.lead) = (utilities, f64::from(lead) / step);
+                let Estimates { utilities, lead, fits } = interpreter.estimates()?;
+                (case.utilities, case.lead, case.in_range) = (utilities, f64::from(lead) / step, fits);
             } else {
                 case.in_range = false;
             }

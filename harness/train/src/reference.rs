@@ -3,10 +3,11 @@
 use crate::integer::Integers;
 use crate::nn::loss::argmax;
 use crate::rng::Rng;
-use anyhow::{Context, Result};
-use secure_router_core::circuit::{Combine, Gate, Program, Response};
+use anyhow::{Context, Result, bail};
+use secure_router_core::circuit::{Combination, Combine, Gate, Program, Response};
 use secure_router_core::clear::{self, ClearError, Nearest, Parameters, Reference};
 use secure_router_core::routing::{Bias, MAX_MARGIN};
+use secure_router_core::spec::MAX_TABLE_BITS;
 
 /// One program with its integers, ready to run.
 pub(crate) struct Interpreter<'a> {
@@ -15,6 +16,15 @@ pub(crate) struct Interpreter<'a> {
     gates: Vec<Gate>,
     arena: Vec<i64>,
     scratch: Vec<i64>,
+}
+
+/// What a router makes of an input.
+pub(crate) struct Estimates {
+    pub(crate) utilities: Vec<i32>,
+    /// How far its own answer is ahead of the next.
+    pub(crate) lead: i32,
+    /// Whether no difference wraps, with any margin.
+    pub(crate) fits: bool,
 }
 
 /// The widest margin: what fits its bits with that fits with any.
@@ -87,12 +97,15 @@ impl<'a> Interpreter<'a> {
         Ok(&self.arena[wire.at as usize..][..wire.elements() as usize])
     }
 
-    /// The router's utilities of the last run, its own answer, and how far that was ahead of the next, in accumulators.
-    pub(crate) fn estimates(&self) -> Result<(Vec<i32>, usize, i32)> {
-        let Combine { wire, groups, .. } = self.program.compared()?.context("not a router")?;
+    /// What the router made of the input of the last run, in accumulators.
+    pub(crate) fn estimates(&self) -> Result<Estimates> {
+        let Combine { wire, groups, combination } = self.program.compared()?.context("not a router")?;
+        let Combination::Differences { scale } = combination else { bail!("not a router") };
         let items = &self.arena[wire.at as usize..][..wire.elements() as usize];
         let (utilities, logits) = items.split_at(groups.0[0].into());
-        Ok((utilities.iter().map(|&u| u as i32).collect(), argmax(logits), lead(logits) as i32))
+        let spread = logits.iter().max().unwrap_or(&0) - logits.iter().min().unwrap_or(&0);
+        let fits = (spread >> scale) + i64::from(MAX_MARGIN) + 1 < 1 << (MAX_TABLE_BITS - 1);
+        Ok(Estimates { utilities: utilities.iter().map(|&u| u as i32).collect(), lead: lead(logits) as i32, fits })
     }
 
     /// Per gate `id:largest value seen/range`.
