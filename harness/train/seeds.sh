@@ -11,8 +11,8 @@ out=$2
 seeds=${3:-1 2 3 4 5}
 # Beside each pool's own.
 case $task in
-    speech) lambdas=16,24,32,48,64 ;;
-    sensor) lambdas=8,16,32 ;;
+    speech) lambdas=8,24,96 ;;
+    sensor) lambdas=4 ;;
     image) lambdas=8 ;;
     *) lambdas= ;;
 esac
