@@ -7,6 +7,7 @@ use libfuzzer_sys::fuzz_target;
 use secure_router_core::clear::Parameters;
 use secure_router_core::keys::{Seed, server_key};
 use secure_router_core::rand_core::TryRng;
+use secure_router_core::routing::Bias;
 use secure_router_core::server::{Server, ServerError, Stock, Turn, work_words};
 
 fuzz_target!(|data: &[u8]| {
