@@ -197,10 +197,11 @@ mod tests {
         let cases: Vec<Case> = (0..100).map(|i| if i % 10 == 0 { hard() } else { easy() }).collect();
         let train = toy("speech", 13, 9, 40);
         let pool = crate::run::assemble(&train, &Task::of(&train, None).unwrap(), Vec::new()).unwrap();
-        let advantages = [(0, 0), (255 * 16, 16), (255 * 16, 16)];
+        // The model between is right where the first is, and worth nothing beside it.
+        let advantages = [(0, 0), (0, 0), (255 * 16, 16)];
         let advantages = advantages.map(|(worth, halving)| Advantage { worth, halving }).to_vec();
         let prices = Prices::of(&pool.spec, LinkProfile::UART).unwrap().by_lead(advantages, 1.0);
-        let worth = [Worth::NONE, Worth { worth: 1.0, halving: 1.0 }, Worth { worth: 1.0, halving: 1.0 }];
+        let worth = [Worth::NONE, Worth::NONE, Worth { worth: 1.0, halving: 1.0 }];
         let curve = operations(&cases, &prices).unwrap();
         assert!(curve.windows(2).all(|pair| pair[1].time < pair[0].time), "a higher lambda is cheaper");
         let choose = |cases: &[Case], curve| choose(cases, curve, &prices, &worth).unwrap().unwrap().clone();
