@@ -12,6 +12,7 @@ use core::fmt;
 
 use heapless::Vec;
 
+use crate::gate::margin;
 use crate::model;
 use crate::prg::{BLOCK_WORDS, Purpose};
 use crate::ring::packed_bytes;
@@ -449,11 +450,17 @@ impl Response {
         match self {
             Self::Table { table, .. } => Some(*table),
             Self::Tell { lookup, .. } => Some(lookup.table(element)),
-            Self::Share { .. }
-            | Self::Requantise(_)
-            | Self::Margin { .. }
-            | Self::Remask { .. }
-            | Self::Reveal { .. } => None,
+            Self::Margin { .. } => Some(Table::Sign),
+            Self::Share { .. } | Self::Requantise(_) | Self::Remask { .. } | Self::Reveal { .. } => None,
+        }
+    }
+
+    /// Tables of each element, of which the device sends the sum of the chosen pads.
+    #[must_use]
+    pub const fn tables(&self) -> u32 {
+        match self {
+            Self::Margin { .. } => margin::TABLES,
+            _ => 1,
         }
     }
 
@@ -462,8 +469,9 @@ impl Response {
     pub const fn entries(&self) -> u32 {
         match self {
             Self::Requantise(_) => 2,
-            Self::Table { opening, .. } | Self::Tell { opening, .. } => 1 << opening.index_bits,
-            Self::Margin { opening, .. } => 2 << opening.index_bits,
+            Self::Table { opening, .. } | Self::Margin { opening, .. } | Self::Tell { opening, .. } => {
+                self.tables() << opening.index_bits
+            }
             Self::Share { .. } | Self::Remask { .. } | Self::Reveal { .. } => 0,
         }
     }

@@ -152,6 +152,15 @@ pub fn chosen(program: &Program, told: &[i64]) -> u8 {
     choice(words.get(..told.len()).unwrap_or(&words), *models, program.by_margin())
 }
 
+/// How far the largest of `logits` is ahead of the next; as far as can be where there is no other.
+#[must_use]
+pub fn lead(logits: &[i64]) -> i64 {
+    let [best, next] = logits.iter().fold([None; 2], |[best, next], logit| {
+        if Some(logit) > best { [Some(logit), best] } else { [best, next.max(Some(logit))] }
+    });
+    best.zip(next).map_or(i32::MAX.into(), |(best, next)| best - next)
+}
+
 struct Clear<'a, R> {
     parameters: &'a Parameters<'a>,
     input: &'a [i16],

@@ -279,8 +279,9 @@ impl Party for Count {
         self.cost.device_blocks_online += match gate.response {
             // Indices of one bit end their frames at a whole block: only full answers break it.
             crate::circuit::Response::Requantise(_) => framed_blocks(0, elements, gate.out.bits, 2, false, &mut 0),
-            crate::circuit::Response::Table { .. } | crate::circuit::Response::Tell { .. } => elements,
-            crate::circuit::Response::Margin { .. } => elements * u64::from(crate::gate::margin::TABLES),
+            crate::circuit::Response::Table { .. }
+            | crate::circuit::Response::Margin { .. }
+            | crate::circuit::Response::Tell { .. } => elements * u64::from(gate.response.tables()),
             crate::circuit::Response::Share { .. }
             | crate::circuit::Response::Remask { .. }
             | crate::circuit::Response::Reveal { .. } => 0,

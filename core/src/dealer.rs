@@ -18,7 +18,7 @@ use crate::error::BufferError;
 use crate::gate::{embed, linear, margin, opening, product, requantise, table};
 use crate::keys::DealerKeys;
 use crate::prg::{Purpose, Stream, StreamId};
-use crate::ring::{BitWriter, signed};
+use crate::ring::BitWriter;
 use crate::spec::MAX_TABLE_BITS;
 
 /// What the server gives the dealer of one program, once per device and pool.
@@ -186,7 +186,7 @@ impl Dealer<'_> {
 
     /// The entries of a table or of a requantisation.
     fn tabulate(&mut self, gate: &Gate) {
-        let tables = if matches!(gate.response, Response::Margin { .. }) { margin::TABLES } else { 1 };
+        let tables = gate.response.tables();
         let entries = (gate.response.entries() / tables) as usize;
         let (Response::Requantise(opening)
         | Response::Table { opening, .. }
@@ -214,19 +214,8 @@ impl Dealer<'_> {
                     let pad = pad_words.next().copied().unwrap_or(0);
                     stock.push(entry.wrapping_sub(pad), bits);
                 };
-                match gate.response {
-                    Response::Requantise(_) => {
-                        (0..2).for_each(|bit| push(requantise::dealer_entry(opening, sigma, bit, *mask)));
-                    }
-                    Response::Margin { .. } => {
-                        for (index, slot) in (0u32..).zip(function.iter_mut()) {
-                            *slot = margin::dealer_value(which, signed(index, opening.index_bits));
-                        }
-                        // The sum of both has one mask.
-                        table::dealer_entries(function, sigma, if which == 0 { *mask } else { 0 }, push);
-                    }
-                    _ => {
-                        let Some(table) = gate.response.table(element) else { continue };
+                match gate.response.table(element) {
+                    Some(table) => {
                         if tabulated != Some(table) {
                             table::tabulate(table, self.parameters.tables, opening.index_bits, function);
                             tabulated = Some(table);
@@ -238,8 +227,9 @@ impl Dealer<'_> {
                             function.iter_mut().for_each(|entry| entry.conditional_assign(&route, noise));
                             tabulated = None;
                         }
-                        table::dealer_entries(function, sigma, *mask, push);
+                        table::dealer_entries(function, sigma, margin::mask_of(which, *mask), push);
                     }
+                    None => (0..2).for_each(|bit| push(requantise::dealer_entry(opening, sigma, bit, *mask))),
                 }
             }
         }

@@ -66,6 +66,35 @@ pub struct Advantage {
     pub halving: u16,
 }
 
+/// As a pool file holds it: `worth:halving`.
+impl fmt::Display for Advantage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.worth, self.halving)
+    }
+}
+
+impl core::str::FromStr for Advantage {
+    type Err = NotAnAdvantage;
+
+    fn from_str(text: &str) -> Result<Self, NotAnAdvantage> {
+        let (worth, halving) = text.split_once(':').ok_or(NotAnAdvantage)?;
+        let number = |text: &str| text.parse().map_err(|_| NotAnAdvantage);
+        Ok(Self { worth: number(worth)?, halving: number(halving)? })
+    }
+}
+
+/// A text is not two numbers of 16 bits with a colon between them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotAnAdvantage;
+
+impl fmt::Display for NotAnAdvantage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("not `worth:halving` in sixteenths")
+    }
+}
+
+impl core::error::Error for NotAnAdvantage {}
+
 impl Advantage {
     /// Cost as the worth counts. Where it does not count, a half step does.
     fn price(cost: u32) -> u32 {

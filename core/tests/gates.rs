@@ -7,7 +7,7 @@ use lab::{Dither, Secret, Seeds, random_secret, reference, run};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use secure_router_core::circuit::{Embed, HeadView, Linear, Operand, Product, Program, Slot, Table, Wire};
-use secure_router_core::clear::{ClearError, Nearest};
+use secure_router_core::clear::{self, ClearError, Nearest};
 use secure_router_core::gate::{self, embed, linear, margin, opening, product, requantise, table};
 use secure_router_core::keys::DeviceSeeds;
 use secure_router_core::model::COST_BIAS_MAX;
@@ -457,11 +457,10 @@ fn a_margin_is_exact_for_every_index_mask_and_margin() {
     let pad = |which: u32, j: u32| (which * 77 + j).wrapping_mul(0x9e37_79b9);
     for (sigma, wire_mask) in (0..1 << N).zip([0, 1, 9, 30].into_iter().cycle()) {
         let tables = [0, 1].map(|which| {
-            let function: Vec<u32> = (0..1 << N).map(|j| margin::dealer_value(which, signed(j, N))).collect();
+            let mut function = [0; 1 << N];
+            table::tabulate(Table::Sign, &[], N, &mut function);
             let mut entries = Vec::new();
-            table::dealer_entries(&function, sigma, if which == 0 { wire_mask } else { 0 }, |entry| {
-                entries.push(entry)
-            });
+            table::dealer_entries(&function, sigma, margin::mask_of(which, wire_mask), |entry| entries.push(entry));
             (0..).zip(entries).map(|(j, entry)| entry.wrapping_sub(pad(which, j))).collect::<Vec<_>>()
         });
         let entries = tables.concat();
@@ -487,6 +486,15 @@ fn a_margin_is_exact_for_every_index_mask_and_margin() {
             && margin::in_range(-13, 3, N)
             && !margin::in_range(-14, 3, N)
     );
+}
+
+#[test]
+fn a_lead_is_what_the_largest_has_before_the_next() {
+    for (logits, lead) in
+        [(&[3, 9, -2, 5][..], 4), (&[9, 3], 6), (&[7, 7, 1], 0), (&[-5, -9], 4), (&[1], i32::MAX.into())]
+    {
+        assert_eq!(clear::lead(logits), lead, "{logits:?}");
+    }
 }
 
 #[test]

@@ -195,9 +195,9 @@ impl Pool {
         let (arena, _) = self.run(Slot::Router, input, &[])?;
         let items =
             arena.get(compared.wire.at as usize..).and_then(|rest| rest.get(..compared.wire.elements() as usize));
-        let step = |items: &[i64]| items.iter().map(|item| *item as f64 / f64::from(1u32 << scale)).collect::<Vec<_>>();
+        let step = |accumulator: i64| accumulator as f64 / f64::from(1u32 << scale);
         let (utilities, logits) = items.context("no utilities")?.split_at(self.spec.models.len());
-        Ok(Estimate { utilities: step(utilities), lead: lead(&step(logits)) })
+        Ok(Estimate { utilities: utilities.iter().map(|u| step(*u)).collect(), lead: step(clear::lead(logits)) })
     }
 
     /// The model that an estimate comes to under the public `scores` of a request, without any rounding; the first of equals.
@@ -274,17 +274,6 @@ pub struct Estimate {
     pub lead: f64,
 }
 
-fn lead(logits: &[f64]) -> f64 {
-    let best = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    let ties = logits.iter().filter(|logit| **logit == best).count();
-    let next = logits.iter().copied().filter(|logit| *logit < best).fold(f64::NEG_INFINITY, f64::max);
-    match ties {
-        0 => f64::INFINITY,
-        1 => best - next,
-        _ => 0.0,
-    }
-}
-
 /// What a file holds of a program.
 const PARTS: [&str; 3] = ["weights", "biases", "tables"];
 
@@ -318,14 +307,10 @@ fn agrees(about: &HashMap<String, String>, name: &str, cost: &Cost) -> Result<()
     }
 }
 
-/// What a file says of the models' worth beside the first: `worth:halving` of each, in sixteenths.
+/// What a file says of the models' worth beside the first.
 fn advantages(about: &HashMap<String, String>) -> Result<Vec<Advantage>> {
-    let one = |text: &str| {
-        let (worth, halving) = text.split_once(':')?;
-        Some(Advantage { worth: worth.parse().ok()?, halving: halving.parse().ok()? })
-    };
-    let Some(all) = about.get("advantages") else { return Ok(Vec::new()) };
-    all.split(',').map(one).collect::<Option<_>>().context("`advantages` are not pairs of numbers")
+    let all = about.get("advantages").map(|all| all.split(',').map(str::parse).collect::<Result<_, _>>());
+    Ok(all.transpose().context("`advantages` are not one for each model")?.unwrap_or_default())
 }
 
 /// Public name of a program.
@@ -501,6 +486,12 @@ mod tests {
             error(|about, _| drop(about.remove("router cost"))),
             "the file names no cost of `router`: train the pool again"
         );
+        assert_eq!(
+            error(|about, _| drop(about.remove("advantages"))),
+            "the file names no advantages of the models: train the pool again"
+        );
+        let advantages = error(|about, _| drop(about.insert("advantages".to_owned(), "1:2,3,4:5".to_owned())));
+        assert_eq!(advantages, "`advantages` are not one for each model: not `worth:halving` in sixteenths");
     }
 
     #[test]

@@ -31,10 +31,10 @@ pub const fn in_range(index: i64, margin: u16, index_bits: u8) -> bool {
     index - margin >= -limit && index + margin < limit
 }
 
-/// The value of table `which` at a signed index, before its mask.
+/// What is added to the entries of table `which`, before their pads: the sum of both tables has one mask, and is less by 1.
 #[must_use]
-pub fn dealer_value(which: u32, index: i32) -> u32 {
-    u32::from(index >= 0).wrapping_sub(which)
+pub const fn mask_of(which: u32, wire_mask: u32) -> u32 {
+    if which == 0 { wire_mask } else { u32::MAX }
 }
 
 /// The margin of `element`: none of the first `even`.

@@ -6,11 +6,10 @@ use crate::nn::loss::argmax;
 use crate::pool::Pool;
 use crate::reference::{Estimates, Interpreter, Stochastic};
 use crate::rng::Rng;
-use crate::worth;
 use anyhow::{Context, Result, ensure};
 use rayon::prelude::*;
 use secure_router_core::clear::{Nearest, Reference};
-use secure_router_core::routing::Bias;
+use secure_router_core::routing::{Advantage, Bias};
 use secure_router_core::session::LinkProfile;
 use std::path::Path;
 
@@ -32,7 +31,8 @@ pub(crate) fn run(pool_file: &Path, test_file: &Path, lambda: Option<u16>) -> Re
     let own = about.get("lambda").context("the pool file names no lambda")?;
     let own: u16 = own.parse().context("lambda is not a number of 16 bits")?;
     let lambda = lambda.unwrap_or(own);
-    let advantages = worth::read(about.get("advantages").context("the pool file names no advantages")?)?;
+    let advantages = about.get("advantages").context("the pool file names no advantages")?;
+    let advantages: Vec<Advantage> = advantages.split(',').map(str::parse).collect::<Result<_, _>>()?;
     say!("lambda {lambda}/256, {} test examples", test.labels.len());
     let mut nearest: Vec<Case> = Vec::new();
     for rounding in [Rounding::Nearest, Rounding::Stochastic] {

@@ -1,7 +1,6 @@
 //! Runs exported integers through the kernel's clear-text reference: the only judge of a pool.
 
 use crate::integer::Integers;
-use crate::nn::loss::argmax;
 use crate::rng::Rng;
 use anyhow::{Context, Result, bail};
 use secure_router_core::circuit::{Combination, Combine, Gate, Program, Response};
@@ -105,7 +104,11 @@ impl<'a> Interpreter<'a> {
         let (utilities, logits) = items.split_at(groups.0[0].into());
         let spread = logits.iter().max().unwrap_or(&0) - logits.iter().min().unwrap_or(&0);
         let fits = (spread >> scale) + i64::from(MAX_MARGIN) + 1 < 1 << (MAX_TABLE_BITS - 1);
-        Ok(Estimates { utilities: utilities.iter().map(|&u| u as i32).collect(), lead: lead(logits) as i32, fits })
+        Ok(Estimates {
+            utilities: utilities.iter().map(|&u| u as i32).collect(),
+            lead: clear::lead(logits) as i32,
+            fits,
+        })
     }
 
     /// Per gate `id:largest value seen/range`.
@@ -118,13 +121,6 @@ impl<'a> Interpreter<'a> {
             .collect::<Vec<_>>()
             .join(" ")
     }
-}
-
-/// How far the largest is ahead of the next; as far as can be where there is no other.
-pub(crate) fn lead(logits: &[i64]) -> i64 {
-    let best = argmax(logits);
-    let others = logits.iter().enumerate().filter(|(class, _)| *class != best);
-    others.map(|(_, logit)| logits[best] - logit).min().unwrap_or(i32::MAX.into())
 }
 
 fn signed_range(response: Response) -> f64 {

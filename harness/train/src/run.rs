@@ -14,7 +14,7 @@ use crate::rng::Rng;
 use crate::router::{Judgements, Router, TrainedRouter, Utilities, train_router};
 use crate::task::{Choice, Task};
 use crate::train::Recipe;
-use crate::worth::{Worth, written};
+use crate::worth::Worth;
 use anyhow::{Context, Result, anyhow, ensure};
 use rayon::prelude::*;
 use secure_router_core::circuit::Slot;
@@ -153,7 +153,7 @@ pub(crate) fn run(train: Dataset, options: &Options) -> Result<()> {
         ("input_scale", numbers(&run.features.scale)),
         ("lambda", chosen.lambda.to_string()),
         ("utility_floor", utilities.floor.to_string()),
-        ("advantages", written(&advantages)),
+        ("advantages", advantages.iter().map(Advantage::to_string).collect::<Vec<_>>().join(",")),
         ("recipe", serde_json::to_string(&task.choices)?),
     ];
     let slots = (0..models.len() as u8).map(Slot::Model).chain([Slot::Router]);

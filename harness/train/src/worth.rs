@@ -2,7 +2,6 @@
 //! halving)^2`, by least squares, on examples that neither has seen. A lead tells where an answer is unsure; a line in the trunk's last
 //! wires cannot.
 
-use anyhow::{Context, Result};
 use secure_router_core::routing::Advantage;
 
 /// In probability and in logits.
@@ -52,19 +51,6 @@ fn bell(x: f64) -> f64 {
     (-x * x).exp2()
 }
 
-/// As a pool file holds them.
-pub(crate) fn written(advantages: &[Advantage]) -> String {
-    advantages.iter().map(|a| format!("{}:{}", a.worth, a.halving)).collect::<Vec<_>>().join(",")
-}
-
-pub(crate) fn read(text: &str) -> Result<Vec<Advantage>> {
-    let one = |text: &str| {
-        let (worth, halving) = text.split_once(':')?;
-        Some(Advantage { worth: worth.parse().ok()?, halving: halving.parse().ok()? })
-    };
-    text.split(',').map(one).collect::<Option<_>>().context("`advantages` are not pairs of numbers")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -92,14 +78,9 @@ mod tests {
     }
 
     #[test]
-    fn advantages_are_read_as_they_were_written() {
-        let advantages = [Worth::NONE, truth()].map(|worth| worth.advantage(0.001, 0.05));
-        assert_eq!(advantages[1], Advantage { worth: 6400, halving: 480 });
-        assert_eq!(read(&written(&advantages)).unwrap(), advantages);
-        assert!(read("1:2,3").is_err());
-    }
-
-    fn truth() -> Worth {
-        Worth { worth: 0.4, halving: 1.5 }
+    fn the_server_reckons_in_steps_of_its_own() {
+        let truth = Worth { worth: 0.4, halving: 1.5 };
+        assert_eq!(truth.advantage(0.001, 0.05), Advantage { worth: 6400, halving: 480 });
+        assert_eq!(Worth::NONE.advantage(0.001, 0.05).worth, 0);
     }
 }
