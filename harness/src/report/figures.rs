@@ -6,7 +6,7 @@ use secure_router_core::session::LinkProfile;
 use serde::{Deserialize, Serialize};
 
 use super::gates::ProgramCost;
-use super::plane::{Point, mixture, oracle};
+use super::plane::{Point, Worth, mixture, oracle, worth};
 use super::statistics::{Bin, calibration_error, entropy, information, mean, noise_floor, reliability};
 
 /// Version of [`Records`] as JSON.
@@ -95,12 +95,8 @@ pub(crate) struct OnLink {
     pub(crate) router: Vec<Operation>,
     /// Points of a router that knows the answers.
     pub(crate) oracle: Vec<Point>,
-    /// The most that the router is faster than the largest model at no more than half a point lost.
-    pub(crate) fastest_within_half_a_point: f64,
-    pub(crate) fastest_lambda: Option<u16>,
-    /// At no less accuracy than the cheapest model within half a point of the largest, how much faster than that model.
-    pub(crate) cheaper_than_best_fixed: f64,
-    pub(crate) best_fixed: String,
+    #[serde(flatten)]
+    pub(crate) worth: Worth,
 }
 
 /// The router at one lambda.
@@ -132,14 +128,17 @@ pub(crate) struct Operation {
     pub(crate) route_bits: f64,
 }
 
+impl Operation {
+    pub(crate) fn point(&self) -> Point {
+        Point { latency_ms: self.latency_ms, accuracy: self.accuracy }
+    }
+}
+
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Calibration {
     pub(crate) error: f64,
     pub(crate) bins: Vec<Bin>,
 }
-
-/// Half a point of accuracy, and what rounding leaves of it.
-const HALF_A_POINT: f64 = 0.005 + 1e-9;
 
 impl Records {
     pub(crate) fn models(&self) -> usize {
@@ -201,6 +200,35 @@ impl Records {
                 accuracy: self.accuracy(answers),
             })
             .collect();
+        let (routed, right) = (self.routed_ms(link), self.hits());
+
+        let of_link = self.routed.iter().filter(|r| r.link == link.name);
+        let router: Vec<Operation> = of_link.map(|r| self.operation(link, r, &fixed, &right, &routed)).collect();
+        let named: Vec<(String, Point)> =
+            fixed.iter().enumerate().map(|(m, point)| (self.model(m).to_owned(), *point)).collect();
+        let slowest = fixed.last().map_or(1.0, |largest| largest.latency_ms);
+        let steps = (0..=60).map(|i| {
+            let low = routed.iter().copied().fold(f64::MAX, f64::min);
+            low * (slowest / low).powf(f64::from(i) / 60.0)
+        });
+        OnLink {
+            oracle: steps
+                .map(|latency_ms| Point { latency_ms, accuracy: oracle(&right, &right, &routed, latency_ms) })
+                .collect(),
+            worth: worth(&named, &router.iter().map(|o| (o.lambda.to_string(), o.point())).collect::<Vec<_>>()),
+            fixed: named.into_iter().collect(),
+            router,
+        }
+    }
+
+    /// Of each input: is each model's answer right?
+    pub(crate) fn hits(&self) -> Vec<Vec<bool>> {
+        let of_input = |i: usize| self.fixed.iter().map(|answers| self.right(answers, i)).collect();
+        (0..self.labels.len()).map(of_input).collect()
+    }
+
+    /// What a request takes that is routed to each model.
+    pub(crate) fn routed_ms(&self, link: &Link) -> Vec<f64> {
         let computing = |m: usize| {
             let taken = self.routed.iter().flat_map(|r| r.routes.iter().zip(&r.answers.ms).filter(|(to, _)| **to == m));
             let taken: Vec<f64> = taken.map(|(_, ms)| f64::from(*ms)).collect();
@@ -212,35 +240,7 @@ impl Records {
                 (true, _) => alone(0) + alone(m),
             }
         };
-        let routed: Vec<f64> =
-            self.routed_costs.iter().enumerate().map(|(m, cost)| link.time_ms(*cost) + computing(m)).collect();
-        let right: Vec<Vec<bool>> =
-            (0..self.labels.len()).map(|i| self.fixed.iter().map(|answers| self.right(answers, i)).collect()).collect();
-
-        let of_link = self.routed.iter().filter(|r| r.link == link.name);
-        let router: Vec<Operation> = of_link.map(|r| self.operation(link, r, &fixed, &right, &routed)).collect();
-        let largest = fixed.last().copied().unwrap_or(Point { latency_ms: 1.0, accuracy: 0.0 });
-        let fastest = router.iter().filter(|o| o.accuracy >= largest.accuracy - HALF_A_POINT);
-        let fastest = fastest.max_by(|a, b| a.speed_up.total_cmp(&b.speed_up));
-        let near = fixed.iter().enumerate().filter(|(_, p)| p.accuracy >= largest.accuracy - HALF_A_POINT);
-        let best = near.min_by(|a, b| a.1.latency_ms.total_cmp(&b.1.latency_ms));
-        let (best, best_point) = best.map_or((self.models() - 1, largest), |(m, point)| (m, *point));
-        let as_good = router.iter().filter(|o| o.accuracy >= best_point.accuracy).map(|o| o.latency_ms);
-        let steps = (0..=60).map(|i| {
-            let (low, high) = (routed.iter().copied().fold(f64::MAX, f64::min), largest.latency_ms);
-            low * (high / low).powf(f64::from(i) / 60.0)
-        });
-        OnLink {
-            oracle: steps
-                .map(|latency_ms| Point { latency_ms, accuracy: oracle(&right, &routed, latency_ms) })
-                .collect(),
-            fastest_within_half_a_point: fastest.map_or(0.0, |o| o.speed_up),
-            fastest_lambda: fastest.map(|o| o.lambda),
-            cheaper_than_best_fixed: best_point.latency_ms / as_good.fold(f64::INFINITY, f64::min),
-            best_fixed: self.model(best).to_owned(),
-            fixed: fixed.into_iter().enumerate().map(|(m, point)| (self.model(m).to_owned(), point)).collect(),
-            router,
-        }
+        self.routed_costs.iter().enumerate().map(|(m, cost)| link.time_ms(*cost) + computing(m)).collect()
     }
 
     fn operation(
@@ -256,7 +256,7 @@ impl Records {
         let latency_ms = time + mean(routed.answers.ms.iter().map(|ms| f64::from(*ms)));
         let accuracy = self.accuracy(&routed.answers);
         let largest = fixed.last().copied().unwrap_or(Point { latency_ms: 1.0, accuracy: 0.0 });
-        let (random, oracle) = (mixture(fixed, latency_ms), oracle(right, routed_ms, latency_ms));
+        let (random, oracle) = (mixture(fixed, latency_ms), oracle(right, right, routed_ms, latency_ms));
         let share = |inputs: &[usize], model: usize| {
             mean(inputs.iter().map(|i| f64::from(u8::from(routed.routes.get(*i) == Some(&model)))))
         };

@@ -1,6 +1,8 @@
 //! The plane of accuracy and latency: what a blind mixture of fixed models and a router that knows the answers
 //! reach at the same mean latency.
 
+use super::statistics::mean;
+
 /// A mean latency, in milliseconds, and a part of answers that are right.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
 pub(crate) struct Point {
@@ -22,23 +24,58 @@ pub(crate) fn mixture(fixed: &[Point], latency_ms: f64) -> f64 {
     lines.chain(single).fold(0.0, f64::max)
 }
 
-/// Accuracy of a router that knows which models are `right`, at a mean latency of at most `latency_ms`, or of the
-/// cheapest route. A route to model `m` takes `routed[m]`: it leaves the cheapest model only for one that is right instead, where that costs
-/// least first.
-pub(crate) fn oracle(right: &[Vec<bool>], routed: &[f64], latency_ms: f64) -> f64 {
-    let cheapest = routed.iter().copied().fold(f64::INFINITY, f64::min);
-    let extra = |models: &Vec<bool>| {
-        let each = models.iter().zip(routed).filter(|(right, _)| **right).map(|(_, time)| time - cheapest);
-        each.min_by(f64::total_cmp)
+/// Accuracy of a router that believes `told` of which models are right, at a mean latency of at most `latency_ms`, or of the
+/// cheapest route. A route to model `m` takes `routed[m]`: it leaves the cheapest model only for one that it believes to be right
+/// instead, where that costs least first. An oracle is `told` what is `right`.
+pub(crate) fn oracle(told: &[Vec<bool>], right: &[Vec<bool>], routed: &[f64], latency_ms: f64) -> f64 {
+    let Some((cheapest, least)) = routed.iter().copied().enumerate().min_by(|a, b| a.1.total_cmp(&b.1)) else {
+        return 0.0;
     };
-    let mut needed: Vec<f64> = right.iter().filter_map(extra).collect();
-    needed.sort_by(f64::total_cmp);
-    let mut left = (latency_ms - cheapest).max(0.0) * right.len() as f64;
-    let affordable = needed.iter().take_while(|extra| {
-        left -= **extra;
-        left >= -1e-9
-    });
-    affordable.count() as f64 / right.len().max(1) as f64
+    let cheapest_right = |models: &Vec<bool>| {
+        let each = models.iter().zip(routed).enumerate().filter(|(_, (right, _))| **right);
+        let dearer = each.map(|(model, (_, time))| (model, time - least)).min_by(|a, b| a.1.total_cmp(&b.1));
+        dearer.unwrap_or((cheapest, 0.0))
+    };
+    let mut wanted: Vec<(usize, (usize, f64))> = told.iter().map(cheapest_right).enumerate().collect();
+    wanted.sort_by(|(_, a), (_, b)| a.1.total_cmp(&b.1));
+    let mut left = (latency_ms - least).max(0.0) * told.len() as f64;
+    mean(wanted.into_iter().map(|(input, (model, extra))| {
+        left -= extra;
+        let route = if left >= -1e-9 { model } else { cheapest };
+        let hit = right.get(input).and_then(|models| models.get(route));
+        f64::from(u8::from(hit == Some(&true)))
+    }))
+}
+
+/// Half a point of accuracy, and what rounding leaves of it.
+const HALF_A_POINT: f64 = 0.005 + 1e-9;
+
+/// What a router is worth beside fixed models, cheapest first.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize)]
+pub(crate) struct Worth {
+    /// The most that the router is faster than the largest model at no more than half a point lost, and which operation of
+    /// it that is.
+    pub(crate) fastest_within_half_a_point: f64,
+    pub(crate) fastest_lambda: Option<String>,
+    /// At no less accuracy than the cheapest model within half a point of the largest, how much faster than that model.
+    pub(crate) cheaper_than_best_fixed: f64,
+    pub(crate) best_fixed: String,
+}
+
+/// Of models and of the router's operations, each with its name.
+pub(crate) fn worth(fixed: &[(String, Point)], router: &[(String, Point)]) -> Worth {
+    let Some((_, largest)) = fixed.last() else { return Worth::default() };
+    let near = |(_, point): &&(String, Point)| point.accuracy >= largest.accuracy - HALF_A_POINT;
+    let quicker = |a: &&(String, Point), b: &&(String, Point)| a.1.latency_ms.total_cmp(&b.1.latency_ms);
+    let fastest = router.iter().filter(near).min_by(quicker);
+    let Some((best_fixed, best)) = fixed.iter().filter(near).min_by(quicker) else { return Worth::default() };
+    let as_good = router.iter().filter(|(_, point)| point.accuracy >= best.accuracy).min_by(quicker);
+    Worth {
+        fastest_within_half_a_point: fastest.map_or(0.0, |(_, point)| largest.latency_ms / point.latency_ms),
+        fastest_lambda: fastest.map(|(name, _)| name.clone()),
+        cheaper_than_best_fixed: as_good.map_or(0.0, |(_, point)| best.latency_ms / point.latency_ms),
+        best_fixed: best_fixed.clone(),
+    }
 }
 
 #[cfg(test)]
@@ -59,9 +96,37 @@ mod tests {
     fn an_oracle_buys_the_cheapest_right_answers_first() {
         let right = [vec![true, true], vec![false, true], vec![false, true], vec![false, false]];
         let routed = [10.0, 50.0];
-        assert_eq!(oracle(&right, &routed, 10.0), 0.25);
-        assert_eq!(oracle(&right, &routed, 20.0), 0.5);
-        assert_eq!(oracle(&right, &routed, 1000.0), 0.75);
-        assert_eq!(oracle(&right, &routed, 9.0), 0.25);
+        let knowing = |latency_ms| oracle(&right, &right, &routed, latency_ms);
+        assert_eq!(knowing(10.0), 0.25);
+        assert_eq!(knowing(20.0), 0.5);
+        assert_eq!(knowing(1000.0), 0.75);
+        assert_eq!(knowing(9.0), 0.25);
+    }
+
+    #[test]
+    fn an_oracle_that_is_told_wrong_pays_for_what_it_believes() {
+        let right = [vec![true, false], vec![false, true], vec![false, true], vec![false, false]];
+        let told = [vec![false, true], vec![false, true], vec![true, true], vec![false, false]];
+        let routed = [10.0, 50.0];
+        let misled = |latency_ms| oracle(&told, &right, &routed, latency_ms);
+        assert_eq!(misled(10.0), 0.25);
+        // The first it believes to need the dearer model, which is wrong of it.
+        assert_eq!(misled(20.0), 0.0);
+        assert_eq!(misled(1000.0), 0.25);
+    }
+
+    #[test]
+    fn a_router_is_worth_what_it_saves_at_an_accuracy() {
+        let named = |name: &str, latency_ms, accuracy| (name.to_owned(), Point { latency_ms, accuracy });
+        let fixed = [named("micro", 10.0, 0.90), named("small", 30.0, 0.947), named("large", 100.0, 0.95)];
+        let router =
+            [named("0", 40.0, 0.951), named("8", 20.0, 0.947), named("32", 12.0, 0.945), named("64", 11.0, 0.944)];
+        let Worth { fastest_within_half_a_point, fastest_lambda, cheaper_than_best_fixed, best_fixed } =
+            worth(&fixed, &router);
+        assert_eq!((best_fixed.as_str(), fastest_lambda.as_deref()), ("small", Some("32")));
+        assert!((fastest_within_half_a_point - 100.0 / 12.0).abs() < 1e-9);
+        assert!((cheaper_than_best_fixed - 1.5).abs() < 1e-9);
+        assert_eq!(worth(&fixed, &router[3..]).fastest_lambda, None);
+        assert_eq!(worth(&[], &router), Worth::default());
     }
 }
