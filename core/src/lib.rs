@@ -1,8 +1,10 @@
 //! SecureRouter's kernel: two-party inference over secret shares, for a device of tens of kilobytes.
 //!
 //! It never allocates, never blocks, does no I/O, reads no clock and draws no entropy that it was not
-//! handed. A firmware needs four things: a [`session::DeviceSession`], the buffers that it works in,
-//! a store of counters ([`session::Counters`]) and a link ([`driver`], or its own loop).
+//! handed. A firmware supplies six things to a [`session::DeviceSession`]: its keys
+//! ([`session::DeviceIdentity`]), the buffers that it works in ([`session::DeviceMemory`]), a tile, a
+//! store of counters ([`session::Counters`]), a generator for 32 bytes, and a link ([`driver`], or its
+//! own loop).
 //!
 //! | layer | modules |
 //! | --- | --- |

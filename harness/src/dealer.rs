@@ -200,6 +200,8 @@ impl<H: Host> Dealer<H> {
                                 Tell::Refused(DealRefusal::UnknownDevice)
                             } else {
                                 if let Ok(mut all) = self.registered.lock() {
+                                    // A server that comes back with another pool does not come back with the old one.
+                                    all.retain(|(of, _, program), _| *of != device || *program != slot.code());
                                     all.insert((device, fingerprint, slot.code()), Arc::new(registered));
                                 }
                                 Tell::Registered
@@ -237,7 +239,7 @@ impl<H: Host> Dealer<H> {
             Program::Router { routing, .. } => routing.leak(),
             Program::Model { .. } => 0,
         };
-        match self.record(device, slot, counter, leak, known.budget) {
+        match self.host.block(|| self.record(device, slot, counter, leak, known.budget)) {
             Ok(None) => {}
             Ok(Some(refusal)) => return Err(refusal),
             Err(error) => {

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use secure_router::board::{self, Board};
-use secure_router::pool::{Examples, Pool, slot_name};
+use secure_router::pool::{Examples, Pool, in_range, slot_name};
 use secure_router_core::circuit::{Program, Slot};
 use secure_router_core::cost::Cost;
 use secure_router_core::routing::Routing;
@@ -120,9 +120,9 @@ struct Case {
     slot: Slot,
     model: Slot,
     label: usize,
-    /// The reference's class by the reference's own route.
-    reference: usize,
-    reference_model: Slot,
+    /// The reference's class by the reference's own route; none where a value left its range.
+    reference: Option<usize>,
+    reference_model: Option<Slot>,
     half_trips: u32,
 }
 
@@ -264,8 +264,8 @@ impl Demo {
             };
             Figures {
                 accuracy_protocol: mean(&|case| f64::from(case.answer.class == case.label)),
-                accuracy_reference: mean(&|case| f64::from(case.reference == case.label)),
-                agreement: mean(&|case| f64::from(case.answer.class == case.reference)),
+                accuracy_reference: mean(&|case| f64::from(case.reference == Some(case.label))),
+                agreement: mean(&|case| f64::from(Some(case.answer.class) == case.reference)),
                 online_up_bytes: mean(&|case| case.answer.online.sent as f64),
                 online_down_bytes: mean(&|case| case.answer.online.received as f64),
                 round_trips: mean(&|case| f64::from(case.half_trips) / 2.0),
@@ -299,9 +299,11 @@ impl Demo {
                 figures: figures(slot),
             })
         };
-        let models = (0u8..).zip(&pool.spec.models).map(|(index, named)| model(Slot::Model(index), &named.spec));
+        // What did not fit the device answered nothing.
+        let models = (0u8..).zip(&pool.spec.models).map(|(index, named)| (Slot::Model(index), &named.spec));
+        let models = models.filter(|(slot, _)| slots.contains(slot)).map(|(slot, spec)| model(slot, spec));
         let models = models.collect::<Result<Vec<_>>>()?;
-        let router = pool.spec.router.map(|router| {
+        let router = pool.spec.router.filter(|_| slots.contains(&Slot::Router)).map(|router| {
             let routed: Vec<&Case> = cases.iter().filter(|case| case.slot == Slot::Router).collect();
             let share = |wanted: &dyn Fn(&Case) -> bool| {
                 routed.iter().filter(|case| wanted(case)).count() as f64 / routed.len().max(1) as f64
@@ -312,7 +314,7 @@ impl Demo {
                     .zip(&pool.spec.models)
                     .map(|(index, model)| (model.name.to_string(), share(&|case| case.model == Slot::Model(index))))
                     .collect(),
-                routing_agreement: share(&|case| case.model == case.reference_model),
+                routing_agreement: share(&|case| Some(case.model) == case.reference_model),
                 lambda,
             })
         });
@@ -334,10 +336,13 @@ fn case(pool: &Pool, examples: &Examples, scores: &[i32], answer: Answer) -> Res
     let label = *examples.labels.get(answer.index).context("no such label")?;
     let slot = pool.slot(&answer.program).context("no such program")?;
     let model = pool.slot(&answer.model).context("no such model")?;
-    let reference_model = if slot == Slot::Router { pool.chosen(input, scores)? } else { slot };
-    let logits = pool.reference(reference_model, input, scores)?;
+    let reference_model = if slot == Slot::Router { in_range(pool.chosen(input, scores))? } else { Some(slot) };
+    let logits = match reference_model {
+        Some(model) => in_range(pool.reference(model, input, scores))?,
+        None => None,
+    };
     // The first of equals, as the device takes it.
-    let reference = (0..logits.len()).rev().max_by_key(|class| logits.get(*class)).context("no logits")?;
+    let reference = logits.and_then(|logits| (0..logits.len()).rev().max_by_key(|class| logits.get(*class)));
     Ok(Case { answer, slot, model, label, reference, reference_model, half_trips: 0 })
 }
 

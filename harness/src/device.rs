@@ -1,8 +1,10 @@
 //! The desktop device: the kernel's session over a tokio stream, with its counters in a file.
 
+use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use anyhow::{Context, bail};
 use secure_router_core::circuit::{SLOTS, Slot};
 use secure_router_core::session::{CounterError, Counters, DeviceSession, Event, SessionError};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -76,15 +78,27 @@ pub struct FileCounters<F = Disk> {
     files: F,
     path: PathBuf,
     next: [u64; SLOTS],
+    /// Held as long as the counters are: of two processes each would burn what the other is about to use.
+    _lock: Option<File>,
 }
 
 impl FileCounters {
-    /// Reads the counters at `path`; a file that does not exist is a device that never ran.
+    /// Reads the counters at `path`, for this process alone; a file that does not exist is a device that never ran.
     ///
     /// # Errors
-    /// A file that cannot be read or is damaged: a device must not guess its counters.
+    /// A file that another process has open, that cannot be read or is damaged: a device must not guess its counters.
     pub fn open(path: &Path) -> anyhow::Result<Self> {
-        Self::on(Disk, path)
+        // The file itself is replaced at each burn, and its lock would go with it.
+        let beside = path.with_extension("lock");
+        let lock = File::create(&beside).with_context(|| format!("cannot make {}", beside.display()))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                bail!("another process is using the counters in {}: a device does one thing at a time", path.display())
+            }
+            Err(TryLockError::Error(error)) => return Err(error).context(format!("cannot lock {}", beside.display())),
+        }
+        Ok(Self { _lock: Some(lock), ..Self::on(Disk, path)? })
     }
 }
 
@@ -98,16 +112,15 @@ impl<F: Files> FileCounters<F> {
         match files.read(path) {
             Ok(bytes) => {
                 let stored: Vec<u64> = serde_json::from_slice(&bytes)
-                    .map_err(|_| anyhow::anyhow!("the counters in {} are damaged", path.display()))?;
-                if stored.len() != SLOTS {
-                    anyhow::bail!("the counters in {} are damaged", path.display());
-                }
+                    .ok()
+                    .filter(|stored: &Vec<u64>| stored.len() == SLOTS)
+                    .with_context(|| format!("the counters in {} are damaged, or a board's", path.display()))?;
                 next.copy_from_slice(&stored);
             }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => anyhow::bail!("cannot read the counters in {}: {error}", path.display()),
+            Err(error) => bail!("cannot read the counters in {}: {error}", path.display()),
         }
-        Ok(Self { files, path: path.to_owned(), next })
+        Ok(Self { files, path: path.to_owned(), next, _lock: None })
     }
 }
 

@@ -32,9 +32,10 @@ pub(crate) struct Connection {
     /// The device's key file.
     #[arg(long, default_value = "keys/device-desktop.json")]
     keys: PathBuf,
-    /// The device's non-volatile counters.
-    #[arg(long, default_value = "keys/counters.json")]
-    counters: PathBuf,
+    /// The device's non-volatile counters; beside the key file, with its name, unless given. A board's are of another form:
+    /// a board has a key of its own.
+    #[arg(long)]
+    counters: Option<PathBuf>,
     /// The server's address.
     #[arg(long, default_value = "127.0.0.1:7430")]
     server: String,
@@ -98,7 +99,7 @@ pub(crate) struct Device {
     #[arg(long, default_value = "uart", value_parser = crate::links::parse)]
     link: LinkProfile,
     /// Fail on an empty stock instead of preparing on demand.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "device")]
     no_prepare: bool,
     /// Inferences of each model per batch, cheapest first, as in 12,3,1: the routes of a batch stay on the device,
     /// which makes exactly these inferences. For a server with `--routing device`.
@@ -113,8 +114,8 @@ pub(crate) struct Device {
     /// Print a line of JSON per answer.
     #[arg(long)]
     json: bool,
-    /// A board in QEMU instead of this machine: qemu:BOARD. Its counters are a file of its own.
-    #[arg(long, value_parser = board::parse)]
+    /// A board in QEMU instead of this machine: qemu:BOARD. It has buffers of its own.
+    #[arg(long, value_parser = board::parse, conflicts_with_all = ["tile", "work_words"])]
     device: Option<Board>,
 }
 
@@ -144,15 +145,19 @@ struct Party<'b> {
 }
 
 impl Connection {
+    /// Two devices must not share counters, nor one device have two of them: they go with the key.
+    fn counters(&self) -> PathBuf {
+        self.counters.clone().unwrap_or_else(|| self.keys.with_extension("counters"))
+    }
+
     /// Connects, and hands the device to `work`.
     fn with<T>(&self, work: impl AsyncFnOnce(&mut Party<'_>) -> Result<T>) -> Result<T> {
         let keys: DeviceFile = provision::read(&self.keys)?;
-        let counters = FileCounters::open(&self.counters)?;
+        let counters = FileCounters::open(&self.counters())?;
         let (mut rx, mut tx) = ([0; DeviceMemory::FRAME_BYTES], [0; DeviceMemory::FRAME_BYTES]);
         let (mut space, mut input) = (vec![0; self.work_words], vec![0; INPUT_VALUES]);
         let (secret, seeds) = (keys.secret()?, keys.seeds());
-        let routing = [self.routing, keys.routing()].into_iter().min_by_key(|routing| routing.leak());
-        let routing = routing.unwrap_or(self.routing);
+        let routing = keys.no_less_private(self.routing).routing();
         let identity = DeviceIdentity { secret: &secret, server: keys.server(), seeds: &seeds, routing };
         let memory = DeviceMemory { rx: &mut rx, tx: &mut tx, work: &mut space, input: &mut input };
         crate::runtime()?.block_on(async {
@@ -354,17 +359,24 @@ impl Device {
 
     /// The same by firmware in QEMU, which prepares on demand. Its times are those of the emulation.
     fn run_board(&self, board: Board) -> Result<()> {
-        let Connection { keys, counters, server, .. } = &self.connection;
+        let Connection { keys, server, timeout_s, routing, .. } = &self.connection;
         let examples = Examples::of_any_length(&self.inputs)?;
         let chosen = self.chosen(&examples)?;
         board::build(board)?;
         let directory = crate::parties::tempfile()?;
         let inputs: Vec<&[i16]> = chosen.iter().map(|(_, input)| *input).collect();
-        let files = board::Files::write(directory.path(), &provision::read(keys)?, counters, &inputs)?;
+        let keys: DeviceFile = provision::read(keys)?;
+        let files = board::Files::write(
+            directory.path(),
+            &keys.no_less_private(*routing),
+            &self.connection.counters(),
+            &inputs,
+        )?;
         let plan = board::Plan {
             programs: self.program.clone(),
             lambda: self.lambda,
             link: self.link,
+            patience: Duration::from_secs(*timeout_s),
             ..board::Plan::new(board)
         };
         let mut running = files.start_fresh(&plan, server)?;

@@ -24,7 +24,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
-use secure_router::provision::{Budgets, provision_with};
+use secure_router::provision::{Budgets, provision_with, write_firmware};
 
 /// Private inference on microcontrollers: a device gets an answer about an input it never shows,
 /// from models that the server never shows.
@@ -81,6 +81,9 @@ struct Provision {
     /// refuses open routing.
     #[arg(long, value_name = "EPSILON", value_parser = policy::epsilon)]
     budget: Option<u32>,
+    /// Where to write the device's keys as firmware reads them: 136 bytes for a sector of the board's flash.
+    #[arg(long, value_name = "FILE")]
+    firmware: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -114,8 +117,11 @@ fn run(arguments: Arguments) -> Result<()> {
     match arguments.command.unwrap_or(Command::Demo(arguments.demo)) {
         Command::Demo(demo) => demo.run(),
         Command::Provision(provision) => {
-            let Provision { directory, device, queries, budget: epsilon } = provision;
+            let Provision { directory, device, queries, budget: epsilon, firmware } = provision;
             let path = provision_with(&directory, &device, Budgets { queries, epsilon })?;
+            if let Some(firmware) = firmware {
+                write_firmware(&path, &firmware)?;
+            }
             say!("{}", path.display());
             Ok(())
         }

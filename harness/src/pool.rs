@@ -10,7 +10,7 @@ use blake2::{Blake2s256, Blake2sMac256, Digest};
 use safetensors::{Dtype, SafeTensors};
 use secure_router_core::channel::StaticSecret;
 use secure_router_core::circuit::{CircuitError, Combination, Program, Slot, Wire};
-use secure_router_core::clear::{self, Nearest, Parameters};
+use secure_router_core::clear::{self, ClearError, Nearest, Parameters};
 use secure_router_core::cost::{Cost, router_scores};
 use secure_router_core::model::UTILITY_MAX;
 use secure_router_core::routing::{Advantage, Bias, Routing, aim, margin};
@@ -224,7 +224,7 @@ impl Pool {
         let scores = self.scores(0, u8::MAX, &LinkProfile::UART)?;
         let mut least: Option<(f64, &[i16])> = None;
         for input in inputs {
-            let estimate = self.estimate(input)?;
+            let Some(estimate) = in_range(self.estimate(input))? else { continue };
             if self.route(&estimate, &scores)? > 0 && least.is_none_or(|(lead, _)| estimate.lead < lead) {
                 least = Some((estimate.lead, input));
             }
@@ -263,6 +263,18 @@ impl Pool {
         let (parameters, bias) = (secrets.parameters(), self.bias(scores));
         let wire = clear::run(&program, &parameters, input, bias, &mut arena, &mut scratch, &mut Nearest)?;
         Ok((arena, wire))
+    }
+}
+
+/// `outcome`, or nothing where a value left its range: the protocol then wraps, and answers something.
+///
+/// # Errors
+/// Any other.
+pub fn in_range<T>(outcome: Result<T>) -> Result<Option<T>> {
+    match outcome {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if matches!(error.downcast_ref(), Some(ClearError::Range { .. })) => Ok(None),
+        Err(error) => Err(error),
     }
 }
 

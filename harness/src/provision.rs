@@ -93,6 +93,13 @@ impl DeviceFile {
         self.routing
     }
 
+    /// The file of a device that takes part in no routing less private than `least`, nor than its own.
+    #[must_use]
+    pub fn no_less_private(&self, least: Routing) -> Self {
+        let routing = if least.leak() < self.routing.leak() { least } else { self.routing };
+        Self { routing, ..self.clone() }
+    }
+
     /// What firmware keeps of it: `SRK2`, its secret, the server's key, the seeds shared with dealer
     /// and server, and the most that a route may tell ([`Routing::leak`], little-endian).
     #[must_use]
@@ -325,6 +332,15 @@ pub fn write<T: Serialize>(path: &Path, value: &T) -> Result<()> {
     let outcome = replace(&Disk, path, text.as_bytes()).with_context(|| format!("cannot write {}", path.display()));
     text.zeroize();
     outcome
+}
+
+/// Writes what firmware keeps of the device's file `device` to `path`, readable by its owner only.
+///
+/// # Errors
+/// A file that cannot be read or written.
+pub fn write_firmware(device: &Path, path: &Path) -> Result<()> {
+    let keys: DeviceFile = read(device)?;
+    replace(&Disk, path, keys.firmware().as_slice()).with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// The system's random source as the kernel takes it.

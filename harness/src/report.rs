@@ -13,7 +13,7 @@ use std::time::SystemTime;
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
-use secure_router::pool::{Estimate, Examples, Pool, slot_name};
+use secure_router::pool::{Estimate, Examples, Pool, in_range, slot_name};
 use secure_router_core::circuit::Slot;
 use secure_router_core::cost::Cost;
 use secure_router_core::routing::Routing;
@@ -62,6 +62,11 @@ fn named_link(text: &str) -> Result<&'static str> {
 impl Report {
     pub(crate) fn run(self) -> Result<()> {
         ensure!(self.html.is_some() || self.json.is_some(), "nowhere to report to: give --html or --json");
+        // Better now than after hours.
+        for path in self.html.iter().chain(&self.json) {
+            let file = std::fs::OpenOptions::new().append(true).create(true).open(path);
+            file.with_context(|| format!("cannot write {}", path.display()))?;
+        }
         let (page, json) = if self.merge.is_empty() {
             let records = self.measure()?;
             let figures = records.figures();
@@ -97,6 +102,8 @@ impl Report {
         lambdas.sort_unstable();
         lambdas.dedup();
 
+        let estimates: Vec<Option<Estimate>> =
+            chosen.iter().map(|i| in_range(pool.estimate(&examples.inputs[*i]))).collect::<Result<_>>()?;
         let parties = Parties::start(&pool_file, false, Routing::Open)?;
         let slots: Vec<Slot> = (0..pool.spec.models.len() as u8).map(Slot::Model).collect();
         let runs = slots.len() + lambdas.len() * self.links.len();
@@ -119,8 +126,6 @@ impl Report {
         for slot in slots {
             fixed.push(answers(&ask(slot, 0, &LINKS[0].1)?));
         }
-        let estimates: Vec<Estimate> =
-            chosen.iter().map(|i| pool.estimate(&examples.inputs[*i])).collect::<Result<_>>()?;
         let mut routed = Vec::new();
         for name in &self.links {
             let (_, link) = LINKS.iter().find(|(known, _)| known == name).context("no such link")?;
@@ -135,7 +140,10 @@ impl Report {
                     lambda,
                     link: (*name).to_owned(),
                     routes: all.iter().map(route).collect::<Result<_>>()?,
-                    clear_routes: estimates.iter().map(|e| pool.route(e, &scores)).collect::<Result<_>>()?,
+                    clear_routes: estimates
+                        .iter()
+                        .map(|estimate| estimate.as_ref().map(|e| pool.route(e, &scores)).transpose())
+                        .collect::<Result<_>>()?,
                     answers: answers(&all),
                 });
             }
@@ -174,7 +182,7 @@ impl Report {
             labels: chosen.iter().map(|i| examples.labels[*i]).collect(),
             utilities: estimates
                 .iter()
-                .map(|of_input| of_input.utilities.iter().map(|u| pool.probability(*u)).collect())
+                .map(|of_input| of_input.iter().flat_map(|e| &e.utilities).map(|u| pool.probability(*u)).collect())
                 .collect(),
             fixed,
             routed,

@@ -51,7 +51,7 @@ pub(crate) struct Waits {
     #[arg(long, default_value_t = Patience::default().exchange.as_secs(), value_parser = clap::value_parser!(u64).range(1..=86400))]
     timeout_s: u64,
     /// Seconds that a peer may be silent between two requests.
-    #[arg(long, default_value_t = Patience::default().idle.as_secs(), value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, default_value_t = Patience::default().idle.as_secs(), value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
     idle_s: u64,
     /// End with whoever holds the other end of standard input.
     #[arg(long, hide = true)]

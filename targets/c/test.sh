@@ -46,7 +46,9 @@ cp "$scratch/example.elf" "$out/example.elf"
 cd ../..
 cargo build --quiet --locked --release -p secure-router
 secure_router=${CARGO_TARGET_DIR:-target}/release/secure-router
-"$secure_router" provision --directory "$scratch/keys" --device c >/dev/null
+board=$scratch/board
+mkdir "$board"
+"$secure_router" provision --directory "$scratch/keys" --device c --firmware "$board/device.key" >/dev/null
 
 # This machine's device. The board has the same keys, meets a server of its own and never ran
 # either: its masks are the same, and so must be its choices and classes. (Only a test may use masks
@@ -56,21 +58,12 @@ device=(--server "$address" --keys "$scratch/keys/device-c.json" --counters "$sc
 timeout -k 5 300 "$secure_router" prepare "${device[@]}" --count 1 >"$scratch/prepared"
 programs=()
 while read -r program; do programs+=(--program "$program"); done < <(sed -n 's/: 1 inferences.*//p' "$scratch/prepared")
-timeout -k 5 300 "$secure_router" device "${device[@]}" --count "$count" --step 200 --json "${programs[@]}" |
+timeout -k 5 300 "$secure_router" device "${device[@]}" --count "$count" --step 200 --link 11520,0 --json "${programs[@]}" |
     sed 's/.*"program":"\([^"]*\)","model":"\([^"]*\)","class":\([0-9]*\).*/\1 \2 \3/' >"$scratch/expected"
 parties_end
 
 # What a board has in flash, its generator and its sensor, as files.
-board=$scratch/board
-mkdir "$board"
 bytes() { printf "$(sed 's/../\\x&/g')"; } # hexadecimal digits to bytes
-{
-    printf SRK2
-    for key in secret server device_dealer device_server; do
-        sed -n "s/.*\"$key\": \"\([0-9a-f]*\)\".*/\1/p" "$scratch/keys/device-c.json" | bytes
-    done
-    printf '\377\377\377\377' # open routing
-} >"$board/device.key"
 head -c 32 /dev/urandom >"$board/entropy.bin"
 : >"$board/counters.log"
 # A safetensors file: the length of its header in 8 bytes, the header, the data. The inputs are

@@ -42,6 +42,7 @@ impl Drop for Process {
 pub struct Processes {
     directory: TempDir,
     program: PathBuf,
+    routing: &'static str,
     dealer: Option<Process>,
     server: Option<Process>,
     dealer_address: String,
@@ -53,6 +54,14 @@ impl Processes {
     /// # Errors
     /// Whatever keeps them from starting.
     pub fn start(program: &Path, devices: &[String]) -> Result<Self> {
+        Self::start_routing(program, devices, "open")
+    }
+
+    /// The same, with a policy of routing.
+    ///
+    /// # Errors
+    /// Whatever keeps them from starting.
+    pub fn start_routing(program: &Path, devices: &[String], routing: &'static str) -> Result<Self> {
         let directory = tempfile::tempdir()?;
         for device in devices {
             provision::provision(directory.path(), device)?;
@@ -60,6 +69,7 @@ impl Processes {
         let mut processes = Self {
             directory,
             program: program.to_owned(),
+            routing,
             dealer: None,
             server: None,
             // The server is told once, so a new dealer takes the old one's place.
@@ -86,7 +96,8 @@ impl Processes {
 
     fn start_server(&mut self) -> Result<()> {
         let mut command = self.party("serve", "127.0.0.1:0", "server.json");
-        command.args(["--pool", POOL, "--dealer", &self.dealer_address, "--stock"]).arg(self.stock());
+        command.args(["--pool", POOL, "--routing", self.routing, "--dealer", &self.dealer_address]);
+        command.arg("--stock").arg(self.stock());
         self.server = Some(Process::start(&mut command)?);
         Ok(())
     }
@@ -113,6 +124,15 @@ impl Processes {
     #[must_use]
     pub fn address(&self) -> String {
         self.server.as_ref().map(|server| server.address.clone()).unwrap_or_default()
+    }
+
+    /// Starts both again over what they kept.
+    ///
+    /// # Errors
+    /// Whatever keeps them from starting.
+    pub fn restart(&mut self) -> Result<()> {
+        self.start_dealer()?;
+        self.start_server()
     }
 
     /// Ends both; what they kept stays as it is.

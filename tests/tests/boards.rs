@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::io::{Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -386,14 +386,24 @@ fn the_example_classifies() {
     let identity = DeviceIdentity { secret: &secret, server: keys.server(), seeds: &seeds, routing: keys.routing() };
     let mut memory = secure_router_example::Memory::EMPTY;
     let mut flash = Memory::default();
-    for input in &bench.inputs {
-        let mut link = Recorded { stream: TcpStream::connect(bench.server()).unwrap(), transcript: Vec::new() };
-        let random = &mut provision::random();
-        let class =
-            secure_router_example::classify(&mut link, &mut flash, random, identity, &mut memory, input).unwrap();
-        assert!(class < usize::from(bench.pool.spec.classes));
-    }
-    assert_eq!(flash.0[0], 3);
+    let stream = TcpStream::connect(bench.server()).unwrap();
+    let line = stream.try_clone().unwrap();
+    let mut link = Recorded { stream, transcript: Vec::new() };
+    let (mut inputs, mut classes) = (bench.inputs.iter(), Vec::new());
+    let sample = || match inputs.next() {
+        Some(input) => input.as_slice().try_into().unwrap(),
+        None => {
+            line.shutdown(Shutdown::Both).unwrap();
+            [0; secure_router_example::VALUES]
+        }
+    };
+    let show = |class| classes.push(class);
+    let random = &mut provision::random();
+    let ended = secure_router_example::serve(&mut link, &mut flash, random, identity, &mut memory, sample, show);
+    assert!(matches!(ended, Err(secure_router_example::Ended::Failed(_))), "{ended:?}");
+    // One session answered all, and the line failed under the question after them.
+    assert_eq!((classes.len(), flash.0[0]), (bench.inputs.len(), bench.inputs.len() as u64 + 1));
+    assert!(classes.iter().all(|class| *class < usize::from(bench.pool.spec.classes)));
 }
 
 // ---- bad lines, bad peers, power cuts

@@ -57,6 +57,14 @@ impl Device {
         Ok(())
     }
 
+    /// Prepares on demand if nothing is ready. Whether anything is, the server knows.
+    async fn stocked(&self, party: &mut Party<'_>, slot: Slot) -> Result<()> {
+        if !self.no_prepare && party.session.ready(slot) == 0 {
+            party.prepare(slot).await?;
+        }
+        Ok(())
+    }
+
     /// Answers a batch. What it took is told in equal parts.
     async fn batch(&self, party: &mut Party<'_>, inputs: &[(usize, &[i16])], quotas: &Quotas) -> Result<Vec<Answer>> {
         let mut wanted = vec![Slot::Router; inputs.len()];
@@ -65,7 +73,12 @@ impl Device {
             for slot in &wanted {
                 let needed = wanted.iter().filter(|have| *have == slot).count();
                 while (party.session.ready(*slot) as usize) < needed {
+                    let before = party.session.ready(*slot);
                     party.prepare(*slot).await?;
+                    // Counters were lost: what is before the gap is used up first, below, then what is behind it.
+                    if party.session.ready(*slot) <= before {
+                        break;
+                    }
                 }
             }
         }
@@ -73,6 +86,7 @@ impl Device {
         let request = |slot| Request { slot, lambda: self.lambda, link: self.link };
         let (mut routes, mut flat) = (Vec::new(), Vec::new());
         for (_, input) in inputs {
+            self.stocked(party, Slot::Router).await?;
             party.session.infer(request(Slot::Router), input)?;
             match party.event().await? {
                 Event::Advised(Slot::Model(model)) => routes.push(model),
@@ -87,6 +101,7 @@ impl Device {
         for place in 0..quotas.places() {
             let slot = Slot::Model(quotas.model(place).context("a place without a model")?);
             gather(&places, place, &flat, &mut input);
+            self.stocked(party, slot).await?;
             let answer = party.answer(0, request(slot), &input).await?;
             keep(&places, place, answer.class as u16, &mut classes);
         }

@@ -35,7 +35,7 @@ pub(crate) struct Records {
     pub(crate) routed_costs: Vec<(u64, u32)>,
     /// Label of each input.
     pub(crate) labels: Vec<usize>,
-    /// Utilities of each input in clear, as probabilities.
+    /// Utilities of each input in clear, as probabilities; none where a value left its range.
     pub(crate) utilities: Vec<Vec<f64>>,
     /// Per model, under the protocol.
     pub(crate) fixed: Vec<Answers>,
@@ -73,8 +73,8 @@ pub(crate) struct Routed {
     pub(crate) link: String,
     /// The model that each input was sent to.
     pub(crate) routes: Vec<usize>,
-    /// The model that the reference in clear, rounding to nearest, sends it to.
-    pub(crate) clear_routes: Vec<usize>,
+    /// The model that the reference in clear, rounding to nearest, sends it to; none where a value left its range.
+    pub(crate) clear_routes: Vec<Option<usize>>,
     pub(crate) answers: Answers,
 }
 
@@ -203,7 +203,7 @@ impl Records {
         let (routed, right) = (self.routed_ms(link), self.hits());
 
         let of_link = self.routed.iter().filter(|r| r.link == link.name);
-        let router: Vec<Operation> = of_link.map(|r| self.operation(link, r, &fixed, &right, &routed)).collect();
+        let router: Vec<Operation> = of_link.map(|r| self.operation(r, &fixed, &right, &routed)).collect();
         let named: Vec<(String, Point)> =
             fixed.iter().enumerate().map(|(m, point)| (self.model(m).to_owned(), *point)).collect();
         let slowest = fixed.last().map_or(1.0, |largest| largest.latency_ms);
@@ -227,7 +227,7 @@ impl Records {
         (0..self.labels.len()).map(of_input).collect()
     }
 
-    /// What a request takes that is routed to each model.
+    /// What a request takes that is routed to each model: its time on the link, and the mean computing of all runs.
     pub(crate) fn routed_ms(&self, link: &Link) -> Vec<f64> {
         let computing = |m: usize| {
             let taken = self.routed.iter().flat_map(|r| r.routes.iter().zip(&r.answers.ms).filter(|(to, _)| **to == m));
@@ -243,17 +243,10 @@ impl Records {
         self.routed_costs.iter().enumerate().map(|(m, cost)| link.time_ms(*cost) + computing(m)).collect()
     }
 
-    fn operation(
-        &self,
-        link: &Link,
-        routed: &Routed,
-        fixed: &[Point],
-        right: &[Vec<bool>],
-        routed_ms: &[f64],
-    ) -> Operation {
+    fn operation(&self, routed: &Routed, fixed: &[Point], right: &[Vec<bool>], routed_ms: &[f64]) -> Operation {
         let costs = || routed.routes.iter().filter_map(|m| self.routed_costs.get(*m)).copied();
-        let time = mean(costs().map(|cost| link.time_ms(cost)));
-        let latency_ms = time + mean(routed.answers.ms.iter().map(|ms| f64::from(*ms)));
+        // Not this run's own computing: on a busy machine two runs differ by more than two routes do.
+        let latency_ms = mean(routed.routes.iter().filter_map(|m| routed_ms.get(*m)).copied());
         let accuracy = self.accuracy(&routed.answers);
         let largest = fixed.last().copied().unwrap_or(Point { latency_ms: 1.0, accuracy: 0.0 });
         let (random, oracle) = (mixture(fixed, latency_ms), oracle(right, right, routed_ms, latency_ms));
@@ -265,7 +258,7 @@ impl Records {
         let of_class = |class: usize| -> Vec<usize> {
             all.iter().copied().filter(|i| self.labels.get(*i) == Some(&class)).collect()
         };
-        let same = routed.routes.iter().zip(&routed.clear_routes).filter(|(a, b)| a == b).count();
+        let same = routed.routes.iter().zip(&routed.clear_routes).filter(|(a, b)| Some(**a) == **b).count();
         let count = |m: usize| routed.routes.iter().filter(|route| **route == m).count();
         Operation {
             lambda: routed.lambda,

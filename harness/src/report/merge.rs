@@ -26,19 +26,18 @@ pub(crate) fn merged(all: &[Records]) -> Result<Value> {
         ensure!(records.links == first.links, "these reports reckon with other links");
         let names = |records: &Records| records.programs.iter().map(|p| p.name.clone()).collect::<Vec<_>>();
         ensure!(names(records) == names(first), "these pools have other models");
+        let costs =
+            |records: &Records| records.programs.iter().map(|p| (p.up, p.down, p.half_trips)).collect::<Vec<_>>();
+        ensure!(costs(records) == costs(first), "models of one name cost different things in these pools");
+        ensure!(records.labels == first.labels, "these reports are of other test inputs");
         let again = all.iter().take(nth).any(|earlier| earlier.seed == records.seed);
         ensure!(!again, "two reports are of seed {}", records.seed);
     }
     let figures: Vec<Figures> = all.iter().map(Records::figures).collect();
     let hits: Vec<Vec<Vec<bool>>> = all.iter().map(Records::hits).collect();
-    let others = |n: usize| all.iter().zip(&hits).enumerate().filter(move |(other, _)| *other != n);
     let by_lambda = (0..).zip(all.iter().zip(&figures)).map(|(n, (records, figures))| {
-        // Reports of other test inputs cannot tell what to expect of these.
-        let elsewhere: Vec<&[Vec<bool>]> = others(n)
-            .filter(|(_, (other, _))| other.labels == records.labels)
-            .map(|(_, (_, hits))| hits.as_slice())
-            .collect();
-        by_lambda(records, figures, &elsewhere)
+        let others = hits.iter().enumerate().filter(|(other, _)| *other != n);
+        by_lambda(records, figures, &others.map(|(_, hits)| hits.as_slice()).collect::<Vec<_>>())
     });
     let by_lambda: Vec<Value> = by_lambda.collect();
     let mut merged = spread(&by_lambda.iter().collect::<Vec<_>>());
@@ -159,7 +158,7 @@ mod tests {
         let routed = Routed {
             lambda: 8,
             link: "wire".to_owned(),
-            clear_routes: routes.to_vec(),
+            clear_routes: routes.map(Some).to_vec(),
             answers: answers(std::array::from_fn(|i| hits[routes[i]][i])),
             routes: routes.to_vec(),
         };

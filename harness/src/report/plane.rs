@@ -53,12 +53,13 @@ const HALF_A_POINT: f64 = 0.005 + 1e-9;
 /// What a router is worth beside fixed models, cheapest first.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize)]
 pub(crate) struct Worth {
-    /// The most that the router is faster than the largest model at no more than half a point lost, and which operation of
-    /// it that is.
-    pub(crate) fastest_within_half_a_point: f64,
+    /// The most that the router is faster than the largest model at no more than half a point lost, if it ever loses so
+    /// little, and which operation of it that is.
+    pub(crate) fastest_within_half_a_point: Option<f64>,
     pub(crate) fastest_lambda: Option<String>,
-    /// At no less accuracy than the cheapest model within half a point of the largest, how much faster than that model.
-    pub(crate) cheaper_than_best_fixed: f64,
+    /// At no less accuracy than the cheapest model within half a point of the largest, how much faster than that model; none
+    /// if the router never is as accurate.
+    pub(crate) cheaper_than_best_fixed: Option<f64>,
     pub(crate) best_fixed: String,
 }
 
@@ -71,9 +72,9 @@ pub(crate) fn worth(fixed: &[(String, Point)], router: &[(String, Point)]) -> Wo
     let Some((best_fixed, best)) = fixed.iter().filter(near).min_by(quicker) else { return Worth::default() };
     let as_good = router.iter().filter(|(_, point)| point.accuracy >= best.accuracy).min_by(quicker);
     Worth {
-        fastest_within_half_a_point: fastest.map_or(0.0, |(_, point)| largest.latency_ms / point.latency_ms),
+        fastest_within_half_a_point: fastest.map(|(_, point)| largest.latency_ms / point.latency_ms),
         fastest_lambda: fastest.map(|(name, _)| name.clone()),
-        cheaper_than_best_fixed: as_good.map_or(0.0, |(_, point)| best.latency_ms / point.latency_ms),
+        cheaper_than_best_fixed: as_good.map(|(_, point)| best.latency_ms / point.latency_ms),
         best_fixed: best_fixed.clone(),
     }
 }
@@ -124,8 +125,9 @@ mod tests {
         let Worth { fastest_within_half_a_point, fastest_lambda, cheaper_than_best_fixed, best_fixed } =
             worth(&fixed, &router);
         assert_eq!((best_fixed.as_str(), fastest_lambda.as_deref()), ("small", Some("32")));
-        assert!((fastest_within_half_a_point - 100.0 / 12.0).abs() < 1e-9);
-        assert!((cheaper_than_best_fixed - 1.5).abs() < 1e-9);
+        assert_eq!(fastest_within_half_a_point, Some(100.0 / 12.0));
+        assert_eq!(cheaper_than_best_fixed, Some(1.5));
+        assert_eq!(worth(&fixed, &router[2..]).cheaper_than_best_fixed, None);
         assert_eq!(worth(&fixed, &router[3..]).fastest_lambda, None);
         assert_eq!(worth(&[], &router), Worth::default());
     }

@@ -5,6 +5,8 @@ use serde::Serialize;
 /// Mean and spread of one figure over pools.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub(crate) struct Spread {
+    /// Pools that have the figure.
+    pub(crate) count: usize,
     pub(crate) mean: f64,
     /// Sample standard deviation; 0 for one value.
     pub(crate) deviation: f64,
@@ -19,7 +21,13 @@ impl Spread {
         let squares: f64 = values.iter().map(|v| (v - mean).powi(2)).sum();
         let deviation = if values.len() > 1 { (squares / (n - 1.0)).sqrt() } else { 0.0 };
         let least = values.iter().copied().fold(f64::INFINITY, f64::min);
-        Self { mean, deviation, least, most: values.iter().copied().fold(f64::NEG_INFINITY, f64::max) }
+        Self {
+            count: values.len(),
+            mean,
+            deviation,
+            least,
+            most: values.iter().copied().fold(f64::NEG_INFINITY, f64::max),
+        }
     }
 }
 
@@ -117,9 +125,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn spread_is_mean_and_sample_deviation() {
+    fn spread_is_mean_and_sample_deviation_of_those_that_have_the_figure() {
         let spread = Spread::of(&[1.0, 2.0, 3.0, 4.0]);
-        assert_eq!((spread.mean, spread.least, spread.most), (2.5, 1.0, 4.0));
+        assert_eq!((spread.count, spread.mean, spread.least, spread.most), (4, 2.5, 1.0, 4.0));
         assert!((spread.deviation - 1.290_994).abs() < 1e-6);
         assert_eq!(Spread::of(&[7.0]).deviation, 0.0);
     }

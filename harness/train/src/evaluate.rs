@@ -108,11 +108,13 @@ fn judge(
         let mut interpreter = Interpreter::new(*program, integers)?;
         let size = inputs.len() / labels.len();
         for ((input, label), case) in inputs.chunks_exact(size).zip(labels).zip(&mut cases) {
-            let answer = interpreter.run(input, Bias::NONE, reference).ok().map(argmax);
+            let told = interpreter.run(input, Bias::NONE, reference).ok();
             if m < models {
-                case.right.push(answer == Some(*label));
-                out_of_range[m] += usize::from(answer.is_none());
-            } else if answer.is_some() {
+                case.right.push(told.map(argmax) == Some(*label));
+                out_of_range[m] += usize::from(told.is_none());
+            } else if let Some(told) = told {
+                // The answer whose lead decides: a run of the first model alone rounds otherwise.
+                case.right[0] = argmax(&told[models..]) == *label;
                 let Estimates { utilities, lead, fits } = interpreter.estimates()?;
                 (case.utilities, case.lead, case.in_range) = (utilities, f64::from(lead) / step, fits);
             } else {

@@ -177,12 +177,17 @@ fn run(command: Command) -> Result<()> {
             write_test(&out, &split.train, &split.test)
         }
         Command::Train { task, data, out, seed, quick, models, columns } => {
-            let flag = |given: bool, text: &str| if given { text.to_owned() } else { String::new() };
-            let command = format!(
-                "secure-router-train train --task {task} --seed {seed}{}{}",
-                flag(quick, " --quick"),
-                flag(models.is_some(), " --models FILE")
-            );
+            let mut command = format!("secure-router-train train --task {task} --seed {seed}");
+            for (given, flag) in
+                [(quick, " --quick"), (models.is_some(), " --models FILE"), (columns.motion, " --motion")]
+            {
+                command.push_str(if given { flag } else { "" });
+            }
+            // These decide the split.
+            if !data.is_dir() {
+                command.push_str(&format!(" --data FILE --label {}", columns.label));
+                columns.group.iter().for_each(|group| command.push_str(&format!(" --group {group}")));
+            }
             let (train, test) = examples(&task, &data, columns)?;
             if let Some(test) = test {
                 write_test(&out, &train, &test)?;

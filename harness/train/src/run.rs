@@ -15,7 +15,7 @@ use crate::router::{Judgements, Router, TrainedRouter, Utilities, train_router};
 use crate::task::{Choice, Task};
 use crate::train::Recipe;
 use crate::worth::Worth;
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use rayon::prelude::*;
 use secure_router_core::circuit::Slot;
 use secure_router_core::clear::Nearest;
@@ -55,7 +55,10 @@ pub(crate) fn run(train: Dataset, options: &Options) -> Result<()> {
     let models = &task.models;
     let mut pool = assemble(&train, &task, Vec::new())?;
     let prices = Prices::of(&pool.spec, LinkProfile::UART)?;
-    ensure!(prices.models.is_sorted(), "the models do not stand cheapest first");
+    if let Some(n) = (1..models.len()).find(|n| prices.models[n - 1] > prices.models[*n]) {
+        let [dearer, cheaper] = [n - 1, n].map(|m| &models[m].name);
+        bail!("model `{dearer}` takes longer on a UART than `{cheaper}` behind it: put the models cheapest first");
+    }
     let epochs = models.iter().map(|r| r.epochs).sum::<usize>() * (task.copies + 1);
     let run = CrossFit::new(&train, &task, options.seed, epochs as u64)?;
 

@@ -192,9 +192,17 @@ impl Task {
         };
         let fits = |values: &[f32]| frames.is_none_or(|f| values.len() == f * train.channels);
         ensure!(train.examples.iter().all(|e| fits(&e.values)), "an example has the wrong length");
-        ensure!(train.examples.len() >= 10 * train.classes.len(), "the train file holds too few examples");
+        let (have, least) = (train.examples.len(), 10 * train.classes.len());
+        ensure!(
+            have >= least,
+            "{have} train examples are too few, at least {least} are needed; --quick keeps a fifth of them"
+        );
         let choices = chosen.unwrap_or(&plan.models).to_vec();
         ensure!(choices.len() > 1, "a pool with a router needs at least two models");
+        for (n, Choice { name, .. }) in choices.iter().enumerate() {
+            let taken = name == "router" || choices[..n].iter().any(|earlier| earlier.name == *name);
+            ensure!(!taken, "a model cannot be called `{name}`: another program of the pool is");
+        }
         for Choice { name, sizes: [tokens, width, heads, ..], columns, .. } in &choices {
             let (inputs, parts) = match plan.ends.words {
                 Some(words) => (words.count.into(), "words"),

@@ -7,7 +7,9 @@
  *   static sr_session session;                    // zeros, and never copied
  *   sr_open(&session, sizeof session, &config);   // lends memory, draws randomness
  *   event = run(&session);                        // SR_EVENT_READY
- *   sr_prepare(&session, 1); run(&session);       // SR_EVENT_PREPARED; before the input is there
+ *   sr_prepare(&session, SR_ROUTER);              // before the input is there
+ *   run(&session);                                // SR_EVENT_PREPARED
+ *   // and each model that the router may pick but does not answer itself
  *   sr_infer(&session, &request, input, values);
  *   while ((event = run(&session)) == SR_EVENT_ROUTED) {}
  *   if (event == SR_EVENT_ANSWER) class = sr_class(&session);
@@ -33,8 +35,9 @@
  * callback while it is at work, it says SR_ERROR_REENTERED and nothing else happens.
  *
  * Memory: the session (SR_SESSION_WORDS), two frames (SR_FRAME_BYTES), work space and input for
- * the largest program to run (`secure-router cost` prints the sum; sr_fits tells), and some
- * kilobytes of stack.
+ * the largest program to run (`secure-router cost` prints the sum), and some kilobytes of stack.
+ * From SR_EVENT_READY on, sr_fits says whether a program fits, and after it sr_error_text which
+ * buffer is too small and what it needs.
  *
  * The firmware provides `void sr_panic(void)`, which does not return: it is called for a fault of
  * the library's, and should restart the device. Spent counters stay spent, so that this is safe.
@@ -234,7 +237,8 @@ typedef struct sr_config {
   uint8_t *tx;
   // At least `SR_FRAME_BYTES`.
   size_t tx_bytes;
-  // Work space: what the largest program to run needs. `sr_fits` tells.
+  // Work space: what the largest program to run needs. `sr_fits` says whether a program fits,
+  // `sr_error_text` how many words it needs.
   uint32_t *work;
   // Its words.
   size_t work_words;
@@ -326,11 +330,11 @@ int32_t sr_infer(struct sr_session *session,
                  const int16_t *input,
                  size_t count);
 
-// The program of the last `SR_EVENT_PREPARED` or `SR_EVENT_ROUTED`, or the reason of the last
-// `SR_EVENT_REFUSED`.
+// The program of the last `SR_EVENT_PREPARED`, `SR_EVENT_ROUTED` or `SR_EVENT_ADVISED`, or the
+// reason of the last `SR_EVENT_REFUSED`.
 int32_t sr_detail(struct sr_session *session);
 
-// The program whose the last answer is: the model that was asked for, or that the router chose.
+// The program that gave the last answer: the model that was asked for, or that the router chose.
 int32_t sr_answered_by(struct sr_session *session);
 
 // The class of the last answer.
@@ -343,7 +347,8 @@ int32_t sr_logits(struct sr_session *session, int32_t *logits, size_t room);
 // Inferences in stock for a program.
 int32_t sr_ready(struct sr_session *session, uint8_t program);
 
-// 0 if a program fits the lent memory, else an error, of which `sr_error_text` tells more.
+// Once ready: 0 if a program fits the lent memory, else an error. `sr_error_text` then says which
+// buffer is too small and what it needs.
 int32_t sr_fits(struct sr_session *session, uint8_t program);
 
 // Tells which pool the server serves, once ready.

@@ -76,7 +76,8 @@ pub struct sr_config {
     pub tx: *mut u8,
     /// At least `SR_FRAME_BYTES`.
     pub tx_bytes: usize,
-    /// Work space: what the largest program to run needs. `sr_fits` tells.
+    /// Work space: what the largest program to run needs. `sr_fits` says whether a program fits,
+    /// `sr_error_text` how many words it needs.
     pub work: *mut u32,
     /// Its words.
     pub work_words: usize,

@@ -382,8 +382,8 @@ pub unsafe extern "C" fn sr_infer(
     unsafe { with(session, work) }
 }
 
-/// The program of the last `SR_EVENT_PREPARED` or `SR_EVENT_ROUTED`, or the reason of the last
-/// `SR_EVENT_REFUSED`.
+/// The program of the last `SR_EVENT_PREPARED`, `SR_EVENT_ROUTED` or `SR_EVENT_ADVISED`, or the
+/// reason of the last `SR_EVENT_REFUSED`.
 ///
 /// # Safety
 /// `session` is what its type says.
@@ -393,7 +393,7 @@ pub unsafe extern "C" fn sr_detail(session: *mut sr_session) -> i32 {
     unsafe { with(session, |held| Ok(held.detail)) }
 }
 
-/// The program whose the last answer is: the model that was asked for, or that the router chose.
+/// The program that gave the last answer: the model that was asked for, or that the router chose.
 ///
 /// # Safety
 /// `session` is what its type says.
@@ -457,7 +457,8 @@ pub unsafe extern "C" fn sr_ready(session: *mut sr_session, program: u8) -> i32 
     unsafe { with(session, ready) }
 }
 
-/// 0 if a program fits the lent memory, else an error, of which `sr_error_text` tells more.
+/// Once ready: 0 if a program fits the lent memory, else an error. `sr_error_text` then says which
+/// buffer is too small and what it needs.
 ///
 /// # Safety
 /// `session` is what its type says.

@@ -4,7 +4,7 @@
 //! UART 0 carries protocol bytes and nothing else. What the device keeps to itself, its inputs
 //! and answers, goes another way: a sensor and a display on a real board, semihosting in QEMU.
 //!
-//! This crate is the only part of the device with `unsafe` in it: registers, the semihosting trap
+//! This crate is the only part of the device in QEMU with `unsafe` in it: registers, the semihosting trap
 //! and the linker's symbols. The kernel it runs forbids it.
 #![no_std]
 

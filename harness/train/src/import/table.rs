@@ -47,7 +47,48 @@ struct Table {
     of_motion: bool,
     rows: Vec<Vec<f32>>,
     labels: Vec<String>,
-    groups: Vec<Option<String>>,
+    /// Rows that share a mark are never divided.
+    marks: Vec<Vec<Mark>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Mark {
+    Group(String),
+    Text(String),
+}
+
+/// Groups of rows that share marks, also by way of others, in order of their first rows. A row without a mark is not counted
+/// and has its own number.
+fn groups(marks: &[Vec<Mark>]) -> (Vec<u32>, usize) {
+    // A mark points to an earlier one of its group, or to itself.
+    let (mut known, mut earlier): (BTreeMap<&Mark, usize>, Vec<usize>) = (BTreeMap::new(), Vec::new());
+    let first = |earlier: &[usize], mut mark: usize| {
+        while earlier[mark] != mark {
+            mark = earlier[mark];
+        }
+        mark
+    };
+    for row in marks {
+        let mut one: Option<usize> = None;
+        for mark in row {
+            let id = *known.entry(mark).or_insert_with(|| {
+                earlier.push(earlier.len());
+                earlier.len() - 1
+            });
+            let id = first(&earlier, id);
+            let joined = one.map_or(id, |other| other.min(id));
+            earlier[id] = joined;
+            one.into_iter().for_each(|other| earlier[other] = joined);
+            one = Some(joined);
+        }
+    }
+    let mut numbers: BTreeMap<usize, u32> = BTreeMap::new();
+    let of_row = |(i, row): (u32, &Vec<Mark>)| {
+        let Some(mark) = row.first() else { return i };
+        let next = numbers.len() as u32;
+        *numbers.entry(first(&earlier, known[mark])).or_insert(next)
+    };
+    ((0u32..).zip(marks).map(of_row).collect(), numbers.len())
 }
 
 impl Table {
@@ -82,17 +123,13 @@ impl Table {
             ensure!(plain, "class {class:?} has a comma or a character that is not printable ASCII");
         }
         let classes: Vec<String> = counts.keys().map(|c| (*c).to_owned()).collect();
-        let mut known: BTreeMap<String, u32> = BTreeMap::new();
-        let examples: Vec<Example> = (0u32..)
-            .zip(self.rows)
-            .zip(self.labels.iter().zip(self.groups))
-            .map(|((i, values), (label, group))| {
-                let next = known.len() as u32;
-                let group = group.map_or(i, |g| *known.entry(g).or_insert(next));
-                Example { values, label: classes.partition_point(|c| c < label), group }
-            })
+        let (group_of, groups) = groups(&self.marks);
+        let examples: Vec<Example> = self
+            .rows
+            .into_iter()
+            .zip(self.labels.iter().zip(group_of))
+            .map(|(values, (label, group))| Example { values, label: classes.partition_point(|c| c < label), group })
             .collect();
-        let groups = known.len();
         ensure!(groups == 0 || groups >= 2 * PARTS, "{groups} groups are too few: at least {} are needed", 2 * PARTS);
         let part = folds(examples.iter(), PARTS, SPLIT_SEED);
         let columns = examples.first().map_or(0, |e| e.values.len());
@@ -129,14 +166,14 @@ fn finite(value: f64, line: usize, column: &str) -> Result<f32> {
     Ok(narrow)
 }
 
-/// A text that holds a word. One that occurs twice is a group, so that it is on one side of every split.
+/// A text that holds a word. One that occurs twice is on one side of every split, with the groups that it occurs in.
 fn add_text(table: &mut Table, text: &str, group: Option<String>, line: usize) -> Result<()> {
     let mut found = 0;
     text::words(text.as_bytes(), |_, ends| found |= ends);
     ensure!(found != 0, "line {line} has no text, or none with a word of two letters");
     table.of_text = true;
     table.rows.push(bytes(text));
-    table.groups.push(group.or_else(|| Some(text.to_owned())));
+    table.marks.push(group.map(Mark::Group).into_iter().chain([Mark::Text(text.to_owned())]).collect());
     Ok(())
 }
 
@@ -186,7 +223,7 @@ fn csv_rows(text: &str, columns: &Columns) -> Result<Table> {
         } else {
             let row = values.clone().map(|i| number(&record[i], line, &header[i]));
             table.rows.push(row.collect::<Result<_>>()?);
-            table.groups.push(group);
+            table.marks.push(group.map(Mark::Group).into_iter().collect());
         }
     }
     Ok(table)
@@ -249,7 +286,7 @@ fn json_lines(text: &str, columns: &Columns) -> Result<Table> {
             None => bail!("line {line}, `{name}`: {value} is not a number"),
         });
         table.rows.push(row.collect::<Result<_>>()?);
-        table.groups.push(group);
+        table.marks.push(group.map(Mark::Group).into_iter().collect());
     }
     Ok(table)
 }
@@ -318,6 +355,29 @@ mod tests {
         let split = csv_rows(&text, &columns).unwrap().into_split("mine").unwrap();
         assert!(split.test.examples().iter().all(|t| split.train.examples.iter().all(|e| e.group != t.group)));
         assert_eq!(split.train.channels, 1);
+    }
+
+    #[test]
+    fn rows_that_share_a_mark_by_way_of_others_are_one_group() {
+        let mark = |name: &str| if name.len() > 1 { Mark::Text(name.to_owned()) } else { Mark::Group(name.to_owned()) };
+        let rows = ["A t1", "D t5", "B t2", "", "C t3", "B t3", "C t1", "t6"];
+        let marks = rows.map(|row| row.split_whitespace().map(mark).collect());
+        assert_eq!(groups(&marks), (vec![0, 1, 0, 3, 0, 0, 0, 2], 3));
+    }
+
+    #[test]
+    fn a_text_of_two_people_is_on_one_side() {
+        let words = ["warm", "dull", "quick", "slow", "kind", "loud", "bright", "grey"];
+        let line = |i: usize| format!("{} {},p{},{}\n", words[i % 8], words[i / 2 % 8], i / 2 % 24, i % 2);
+        let text = format!("text,who,label\n{}", (0..480).map(line).collect::<String>());
+        let columns = Columns { label: "label".to_owned(), group: Some("who".to_owned()), motion: false };
+        let table = csv_rows(&text, &columns).unwrap();
+        let (of_row, _) = groups(&table.marks);
+        for (a, row) in table.rows.iter().enumerate() {
+            for (b, other) in table.rows.iter().enumerate() {
+                assert!(row != other || of_row[a] == of_row[b], "rows {a} and {b}");
+            }
+        }
     }
 
     #[test]

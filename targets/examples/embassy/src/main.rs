@@ -17,16 +17,16 @@ use embassy_stm32::rng::{self, Rng};
 use embassy_stm32::rtc::{Rtc, RtcConfig};
 use embassy_stm32::time::mhz;
 use embassy_stm32::usart::{self, BufferedUart, Config};
-use embassy_time::Timer;
+use embassy_time::{Duration, Timer, with_timeout};
 use panic_halt as _;
 use secure_router_core::channel::{PublicKey, StaticSecret};
 use secure_router_core::circuit::Slot;
-use secure_router_core::driver::{DriverError, run_async};
+use secure_router_core::driver::run_async;
 use secure_router_core::keys::{DeviceSeeds, Seed};
 use secure_router_core::routing::Routing;
 use secure_router_core::rand_core::{TryCryptoRng, TryRng};
 use secure_router_core::session::{
-    CounterError, Counters, DeviceIdentity, DeviceMemory, DeviceSession, Event, LinkProfile, Request, SessionError,
+    CounterError, Counters, DeviceIdentity, DeviceMemory, DeviceSession, Event, LinkProfile, Request,
 };
 use static_cell::ConstStaticCell;
 
@@ -131,33 +131,39 @@ fn provisioned(
     Some((StaticSecret::from_bytes(secret).ok()?, PublicKey(*server), seeds, routing))
 }
 
-/// Prepares while there is time, takes a sample when it is due, and shows whether it is class 0.
+/// The session's next event; none if the line, the server or this device failed, if the server refused, or if it was silent: the kernel
+/// has no clock.
+async fn event<E>(
+    uart: &mut (impl embedded_io_async::Read<Error = E> + embedded_io_async::Write<Error = E>),
+    session: &mut DeviceSession<'_, Battery<'_>>,
+) -> Option<Event> {
+    match with_timeout(Duration::from_secs(60), run_async(uart, session)).await {
+        Ok(Ok(Event::Refused(_))) | Ok(Err(_)) | Err(_) => None,
+        Ok(Ok(event)) => Some(event),
+    }
+}
+
+/// Prepares while there is time, takes a sample when it is due, and shows whether it is class 0; until something fails.
 async fn serve<E>(
     uart: &mut (impl embedded_io_async::Read<Error = E> + embedded_io_async::Write<Error = E>),
     session: &mut DeviceSession<'_, Battery<'_>>,
     mut sample: impl FnMut() -> i16,
     led: &mut Output<'_>,
-) -> Result<(), DriverError<E>> {
-    run_async(uart, session).await?; // Event::Ready
+) -> Option<()> {
+    event(uart, session).await?; // Event::Ready
     loop {
         for code in 0..9 {
             let slot = Slot::from_code(code);
             if session.fits(slot).is_ok() && session.ready(slot) == 0 {
-                session.prepare(slot)?;
-                run_async(uart, session).await?; // Event::Prepared
+                session.prepare(slot).ok()?;
+                event(uart, session).await?; // Event::Prepared
             }
         }
         Timer::after_secs(5).await;
         let values: [i16; VALUES] = core::array::from_fn(|_| sample());
-        session.infer(Request { slot: Slot::Router, lambda: 64, link: LinkProfile::UART }, &values)?;
-        let class = loop {
-            match run_async(uart, session).await? {
-                Event::Answer => break session.class(),
-                Event::Refused(_) => return Err(SessionError::StockEmpty(Slot::Router).into()),
-                _ => {} // Event::Routed: the model's part follows by itself
-            }
-        };
-        led.set_level(if class == Some(0) { Level::High } else { Level::Low });
+        session.infer(Request { slot: Slot::Router, lambda: 64, link: LinkProfile::UART }, &values).ok()?;
+        while event(uart, session).await? != Event::Answer {} // Event::Routed: the model's part follows by itself
+        led.set_level(if session.class() == Some(0) { Level::High } else { Level::Low });
     }
 }
 
@@ -210,6 +216,8 @@ async fn main(_spawner: Spawner) {
                 let _ = serve(&mut uart, &mut session, sample, &mut led).await;
             }
         }
-        Timer::after_secs(1).await;
+        // What the old session still gets is not the new one's.
+        let mut old = [0; 64];
+        while with_timeout(Duration::from_secs(2), embedded_io_async::Read::read(&mut uart, &mut old)).await.is_ok() {}
     }
 }

@@ -55,8 +55,19 @@ pub fn start() -> Keys {
 }
 
 /// Lights the LED for class 0.
-pub fn show(class: Option<usize>) {
-    set(0x4002_0818, if class == Some(0) { 1 << 1 } else { 1 << 17 });
+pub fn show(class: usize) {
+    set(0x4002_0818, if class == 0 { 1 << 1 } else { 1 << 17 });
+}
+
+/// Polls of a register in about a second, of eight cycles each.
+pub const POLLS: u32 = 2_000_000;
+
+/// Puts the LED out and drops what comes in for two seconds: the server has then ended the old session's connection.
+pub fn pause() {
+    show(usize::MAX);
+    for _ in 0..2 * POLLS {
+        let _ = (get(0x4001_1000), get(0x4001_1004));
+    }
 }
 
 /// Spent counters in the registers that a cell keeps through a power cut, each written at once.

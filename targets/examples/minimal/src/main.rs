@@ -7,7 +7,7 @@ mod board;
 
 use board::{Backup, Generator, get, set};
 use embedded_io::{ErrorKind, ErrorType, Read, Write};
-use secure_router_example::{Memory, classify};
+use secure_router_example::{Memory, serve};
 use static_cell::ConstStaticCell;
 
 /// USART1 with RTS and CTS: a byte waits at the server until there is room. A lost one is an error.
@@ -20,7 +20,8 @@ impl ErrorType for Uart {
 impl Read for Uart {
     fn read(&mut self, bytes: &mut [u8]) -> Result<usize, ErrorKind> {
         let Some(first) = bytes.first_mut() else { return Ok(0) };
-        while get(0x4001_1000) & 1 << 5 == 0 {}
+        // A server that is silent for about a minute is gone.
+        (0..60 * board::POLLS).find(|_| get(0x4001_1000) & 1 << 5 != 0).ok_or(ErrorKind::TimedOut)?;
         let lost = get(0x4001_1000) & 0b1111 != 0;
         *first = get(0x4001_1004) as u8;
         if lost { Err(ErrorKind::Other) } else { Ok(1) }
@@ -30,7 +31,7 @@ impl Read for Uart {
 impl Write for Uart {
     fn write(&mut self, bytes: &[u8]) -> Result<usize, ErrorKind> {
         let Some(first) = bytes.first() else { return Ok(0) };
-        while get(0x4001_1000) & 1 << 7 == 0 {}
+        (0..60 * board::POLLS).find(|_| get(0x4001_1000) & 1 << 7 != 0).ok_or(ErrorKind::TimedOut)?;
         set(0x4001_1004, u32::from(*first));
         Ok(1)
     }
@@ -50,10 +51,10 @@ fn reading() -> i16 {
 #[cortex_m_rt::entry]
 fn main() -> ! {
     static MEMORY: ConstStaticCell<Memory> = ConstStaticCell::new(Memory::EMPTY);
-    let (memory, keys) = (MEMORY.take(), board::start());
-    loop {
-        let sample: [i16; 416] = core::array::from_fn(|_| reading());
-        let class = classify(&mut Uart, Backup, &mut Generator, keys.identity(), memory, &sample);
-        board::show(class.ok()); // after an error, the next sample is a new session's
+    let (memory, keys, sample) = (MEMORY.take(), board::start(), || core::array::from_fn(|_| reading()));
+    let mut session = || serve(&mut Uart, Backup, &mut Generator, keys.identity(), memory, sample, board::show);
+    while session().is_err() {
+        board::pause(); // what the old session still gets is not the new one's
     }
+    unreachable!() // a session ends by an error only
 }
