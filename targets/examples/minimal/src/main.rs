@@ -53,8 +53,8 @@ fn main() -> ! {
     static MEMORY: ConstStaticCell<Memory> = ConstStaticCell::new(Memory::EMPTY);
     let (memory, keys, sample) = (MEMORY.take(), board::start(), || core::array::from_fn(|_| reading()));
     let mut session = || serve(&mut Uart, Backup, &mut Generator, keys.identity(), memory, sample, board::show);
-    while session().is_err() {
+    loop {
+        let Err(_) = session();
         board::pause(); // what the old session still gets is not the new one's
     }
-    unreachable!() // a session ends by an error only
 }
