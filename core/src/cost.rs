@@ -3,6 +3,8 @@
 //! Bytes are counted as they cross the link: packed payload, frames and control messages. The tests
 //! and the demo hold them to what is measured, to the byte.
 
+use core::fmt;
+
 use crate::channel::FRAME_OVERHEAD;
 use crate::circuit::{CircuitError, Gate, Operand, Party, Program, Slot, Wire};
 use crate::device;
@@ -37,6 +39,13 @@ impl Traffic {
     #[must_use]
     pub fn latency_us(&self, link: &LinkProfile) -> u64 {
         link.latency_us(self.bytes(), self.half_trips)
+    }
+}
+
+/// As a pool file holds what a program costs, for whoever loads it to compare.
+impl fmt::Display for Traffic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes, {} half trips", self.bytes(), self.half_trips)
     }
 }
 

@@ -14,7 +14,7 @@ use anyhow::{Context, Result, bail, ensure};
 use secure_router_core::circuit::{Program, Slot};
 use secure_router_core::device::work_words;
 use secure_router_core::rand_core::TryRng;
-use secure_router_core::session::{LinkProfile, MAX_CONTROL_BYTES};
+use secure_router_core::session::{LinkProfile, MAX_CONTROL_BYTES, RECOMMENDED_LAMBDA};
 use secure_router_core::spec::PoolSpec;
 pub use secure_router_qemu::{Board, End, Sizes, can_count};
 use secure_router_qemu::{Launch, Qemu};
@@ -104,7 +104,7 @@ impl Plan {
             board,
             firmware: firmware(board),
             programs: Vec::new(),
-            lambda: 64,
+            lambda: RECOMMENDED_LAMBDA,
             link: LinkProfile::UART,
             patience: Duration::from_secs(60),
             limit: Duration::from_secs(1800),

@@ -9,7 +9,8 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use secure_router::board::{self, Board};
-use secure_router::pool::{Examples, Pool, in_range, slot_name};
+use secure_router::examples::Examples;
+use secure_router::pool::{Pool, in_range, slot_name};
 use secure_router_core::circuit::{Program, Slot};
 use secure_router_core::cost::Cost;
 use secure_router_core::routing::Routing;
@@ -18,7 +19,6 @@ use secure_router_core::spec::ModelSpec;
 use serde::Serialize;
 
 use crate::infer::{Answer, TILE, progress};
-use crate::links::LINKS;
 use crate::parties::Parties;
 
 /// The committed pool.
@@ -274,7 +274,7 @@ impl Demo {
                 dealer_to_server_bytes: mean(&|case| used(case).dealer_to_server as f64),
                 device_ram_bytes: ram.device_ram_bytes(pool.spec.input_len),
                 latency_ms: mean(&|case| case.answer.latency_ms),
-                latency_links_ms: LINKS.iter().map(|(name, link)| (*name, latency(link))).collect(),
+                latency_links_ms: LinkProfile::NAMED.iter().map(|(name, link)| (*name, latency(link))).collect(),
             }
         };
         let matches = cases.iter().all(|case| {
@@ -410,7 +410,7 @@ fn print(report: &Report) -> Result<()> {
     );
     say!(
         "per inference, means; link latencies are time on the link ({}) plus the computing measured here",
-        LINKS
+        LinkProfile::NAMED
             .iter()
             .map(|(name, link)| format!(
                 "{name} {} B/s, {} ms",

@@ -10,13 +10,16 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use secure_router::board::{self, Board, Line, Stopwatch};
 use secure_router::device::{self, FileCounters, run};
+use secure_router::examples::Examples;
 use secure_router::link::Moved;
-use secure_router::pool::{Examples, slot_name};
+use secure_router::pool::slot_name;
 use secure_router::provision::{self, DeviceFile, random};
 use secure_router_core::circuit::Slot;
 use secure_router_core::quota::Quotas;
 use secure_router_core::routing::Routing;
-use secure_router_core::session::{DeviceIdentity, DeviceMemory, DeviceSession, Event, LinkProfile, Request};
+use secure_router_core::session::{
+    DeviceIdentity, DeviceMemory, DeviceSession, Event, LinkProfile, RECOMMENDED_LAMBDA, Request,
+};
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpStream;
 
@@ -92,8 +95,9 @@ pub(crate) struct Device {
     /// What answers: model names, or `router`; each input goes to each of them.
     #[arg(long, default_value = "router")]
     program: Vec<String>,
-    /// Weight of cost in the router's choice, in 1/256.
-    #[arg(long, default_value_t = 64)]
+    /// Weight of cost in the router's choice, in 1/256; what the server's pool recommends unless given. 0 asks for
+    /// accuracy whatever it costs.
+    #[arg(long, default_value_t = RECOMMENDED_LAMBDA, hide_default_value = true)]
     lambda: u16,
     /// The link that the router reckons with: uart, ble, lan, or BYTES_PER_SECOND,ROUND_TRIP_MS.
     #[arg(long, default_value = "uart", value_parser = crate::links::parse)]

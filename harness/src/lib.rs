@@ -6,6 +6,7 @@ pub mod board;
 pub mod database;
 pub mod dealer;
 pub mod device;
+pub mod examples;
 pub mod files;
 pub mod host;
 pub mod link;

@@ -1,15 +1,11 @@
-//! Named links, for costs.
+//! Links on the command line.
 
 use anyhow::{Context, Result, bail};
 use secure_router_core::session::LinkProfile;
 
-/// The links of every table, by name.
-pub(crate) const LINKS: [(&str, LinkProfile); 3] =
-    [("uart", LinkProfile::UART), ("ble", LinkProfile::BLE), ("lan", LinkProfile::LAN)];
-
 /// `uart`, `ble`, `lan`, or `BYTES_PER_SECOND,ROUND_TRIP_MS`.
 pub(crate) fn parse(text: &str) -> Result<LinkProfile> {
-    if let Some((_, link)) = LINKS.iter().find(|(name, _)| *name == text) {
+    if let Some((_, link)) = LinkProfile::NAMED.iter().find(|(name, _)| *name == text) {
         return Ok(*link);
     }
     let Some((bytes, milliseconds)) = text.split_once(',') else {

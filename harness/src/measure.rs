@@ -13,7 +13,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use secure_router::board::{self, Board, Files, Line, Plan, Sizes};
-use secure_router::pool::{Examples, Pool};
+use secure_router::examples::Examples;
+use secure_router::pool::Pool;
 use secure_router::provision;
 use secure_router_core::circuit::Slot;
 

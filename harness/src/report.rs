@@ -13,14 +13,15 @@ use std::time::SystemTime;
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
-use secure_router::pool::{Estimate, Examples, Pool, in_range, slot_name};
+use secure_router::examples::Examples;
+use secure_router::pool::{Estimate, Pool, in_range, slot_name};
 use secure_router_core::circuit::Slot;
 use secure_router_core::cost::Cost;
 use secure_router_core::routing::Routing;
+use secure_router_core::session::LinkProfile;
 use serde_json::json;
 
 use crate::infer::{Answer, TILE, progress};
-use crate::links::LINKS;
 use crate::parties::Parties;
 use figures::{Answers, Link, Records, Routed, VERSION};
 use gates::ProgramCost;
@@ -55,7 +56,7 @@ pub(crate) struct Report {
 }
 
 fn named_link(text: &str) -> Result<&'static str> {
-    let known = LINKS.iter().find(|(name, _)| *name == text);
+    let known = LinkProfile::NAMED.iter().find(|(name, _)| *name == text);
     known.map(|(name, _)| *name).context("a link of a report is uart, ble or lan")
 }
 
@@ -124,11 +125,11 @@ impl Report {
         };
         let mut fixed = Vec::new();
         for slot in slots {
-            fixed.push(answers(&ask(slot, 0, &LINKS[0].1)?));
+            fixed.push(answers(&ask(slot, 0, &LinkProfile::UART)?));
         }
         let mut routed = Vec::new();
         for name in &self.links {
-            let (_, link) = LINKS.iter().find(|(known, _)| known == name).context("no such link")?;
+            let (_, link) = LinkProfile::NAMED.iter().find(|(known, _)| known == name).context("no such link")?;
             for &lambda in &lambdas {
                 let all = ask(Slot::Router, lambda, link)?;
                 let route = |answer: &Answer| match pool.slot(&answer.model) {
@@ -168,7 +169,7 @@ impl Report {
             test_examples: total,
             classes: pool.classes.clone(),
             lambda: pool.lambda,
-            links: LINKS
+            links: LinkProfile::NAMED
                 .iter()
                 .filter(|(name, _)| self.links.contains(name))
                 .map(|(name, link)| Link {

@@ -64,7 +64,7 @@ pub struct DeviceIdentity<'k> {
 pub struct Request {
     /// The router, or one model.
     pub slot: Slot,
-    /// Weight of cost in the router's score, in 1/256; see [`Infer::lambda`].
+    /// Weight of cost in the router's score, in 1/256, or [`RECOMMENDED_LAMBDA`](super::RECOMMENDED_LAMBDA); see [`Infer::lambda`].
     pub lambda: u16,
     /// The link in use.
     pub link: LinkProfile,

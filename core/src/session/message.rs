@@ -35,6 +35,8 @@ impl LinkProfile {
     pub const BLE: Self = Self { bytes_per_second: 100_000, round_trip_us: 30_000 };
     /// A local network of 100 Mbit/s with 1 ms per round trip.
     pub const LAN: Self = Self { bytes_per_second: 12_500_000, round_trip_us: 1_000 };
+    /// These by their names, as command lines and reports have them.
+    pub const NAMED: [(&str, Self); 3] = [("uart", Self::UART), ("ble", Self::BLE), ("lan", Self::LAN)];
 
     /// Time of a transfer on this link, in microseconds; saturating.
     #[must_use]
@@ -62,6 +64,9 @@ pub struct Prepare {
     pub counter: u64,
 }
 
+/// A request's `lambda` that stands for what the pool's trainer recommends: the server knows it, a device need not.
+pub const RECOMMENDED_LAMBDA: u16 = u16::MAX;
+
 /// Online: the masked input follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Infer {
@@ -71,7 +76,8 @@ pub struct Infer {
     #[serde(with = "postcard::fixint::le")]
     pub counter: u64,
     /// Weight of cost against accuracy in the router's score, in 1/256: 256 makes the dearest
-    /// model's cost weigh as much as certainty to be right. 0 ignores cost.
+    /// model's cost weigh as much as certainty to be right. 0 ignores cost, and [`RECOMMENDED_LAMBDA`]
+    /// leaves the weight to the pool.
     #[serde(with = "postcard::fixint::le")]
     pub lambda: u16,
     /// Bit `i`: model `i` may be chosen.

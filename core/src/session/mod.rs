@@ -26,7 +26,7 @@ pub use counters::{CounterError, Counters, MAX_COUNTER_SKIP};
 pub use device::{DeviceIdentity, DeviceMemory, DeviceSession, Event, Request, SESSION_BYTES, SessionError};
 pub use message::{
     Control, FRAME_CONTROL, FRAME_DATA, FRAME_PAYLOAD, Hello, Infer, LinkProfile, MAX_CONTROL_BYTES, MessageError,
-    Prepare, PreparedStock, Refusal, SlotStock, ToDevice, ToServer, Welcome, encoded_bytes,
+    Prepare, PreparedStock, RECOMMENDED_LAMBDA, Refusal, SlotStock, ToDevice, ToServer, Welcome, encoded_bytes,
 };
 
 use crate::channel::FRAME_OVERHEAD;

@@ -3,8 +3,8 @@
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
+use secure_router::examples::Examples;
 use secure_router::link::Moved;
-use secure_router::pool::Examples;
 use secure_router_core::circuit::Slot;
 use secure_router_core::quota::{Quotas, gather, keep};
 use secure_router_core::routing::Routing;

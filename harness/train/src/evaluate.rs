@@ -38,16 +38,15 @@ pub(crate) fn run(pool_file: &Path, test_file: &Path, lambda: Option<u16>) -> Re
     for rounding in [Rounding::Nearest, Rounding::Stochastic] {
         say!("rounding: {rounding:?}");
         let (cases, out_of_range) = cases(&pool, &test, rounding)?;
-        for (link, profile) in LINKS {
+        let anywhere = Prices::of(&pool.spec, LinkProfile::UART)?;
+        for (m, model) in pool.spec.models.iter().enumerate() {
+            let (share, bytes) = (100.0 * accuracy(&cases, m), anywhere.bytes[m]);
+            say!("  {}: {share:.2} %, {} out of range, {bytes} bytes", model.name, out_of_range[m]);
+        }
+        let failed = cases.iter().filter(|c| !c.in_range).count();
+        say!("  router: {failed} out of range, {} bytes", anywhere.router_bytes);
+        for (link, profile) in LinkProfile::NAMED {
             let prices = Prices::of(&pool.spec, profile)?.by_lead(advantages.clone(), 1.0);
-            if link == LINKS[0].0 {
-                for (m, model) in pool.spec.models.iter().enumerate() {
-                    let (share, bytes) = (100.0 * accuracy(&cases, m), prices.bytes[m]);
-                    say!("  {}: {share:.2} %, {} out of range, {bytes} bytes", model.name, out_of_range[m]);
-                }
-                let failed = cases.iter().filter(|c| !c.in_range).count();
-                say!("  router: {failed} out of range, {} bytes", prices.router_bytes);
-            }
             let routed = operate(&cases, &prices, lambda)?;
             let shares: Vec<String> = routed.shares.iter().map(|s| format!("{:.1} %", 100.0 * s)).collect();
             say!(
@@ -66,9 +65,6 @@ pub(crate) fn run(pool_file: &Path, test_file: &Path, lambda: Option<u16>) -> Re
     }
     Ok(())
 }
-
-const LINKS: [(&str, LinkProfile); 3] =
-    [("UART", LinkProfile::UART), ("BLE", LinkProfile::BLE), ("LAN", LinkProfile::LAN)];
 
 #[derive(Clone, Copy, Debug)]
 enum Rounding {

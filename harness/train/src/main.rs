@@ -35,7 +35,7 @@ mod train;
 mod worth;
 
 use anyhow::{Context, Result, ensure};
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Parser, Subcommand};
 use data::Dataset;
 use held_out::HeldOut;
 use import::Columns;
@@ -97,8 +97,8 @@ enum Command {
         #[arg(long)]
         data: PathBuf,
         /// Where the online phase will run
-        #[arg(long, value_enum, default_value_t = Link::Uart)]
-        link: Link,
+        #[arg(long, value_name = "uart|ble|lan", default_value = "uart", value_parser = named_link)]
+        link: LinkProfile,
         /// File for `train --models`
         #[arg(long)]
         out: PathBuf,
@@ -137,22 +137,9 @@ enum Command {
     },
 }
 
-/// The links that the cost model knows.
-#[derive(Clone, Copy, ValueEnum)]
-enum Link {
-    Uart,
-    Ble,
-    Lan,
-}
-
-impl Link {
-    const fn profile(self) -> LinkProfile {
-        match self {
-            Self::Uart => LinkProfile::UART,
-            Self::Ble => LinkProfile::BLE,
-            Self::Lan => LinkProfile::LAN,
-        }
-    }
+fn named_link(text: &str) -> Result<LinkProfile, String> {
+    let found = LinkProfile::NAMED.iter().find(|(name, _)| *name == text);
+    found.map(|(_, link)| *link).ok_or_else(|| "a link is uart, ble or lan".to_owned())
 }
 
 const TRAIN_FILE: &str = "train.safetensors";
@@ -197,7 +184,7 @@ fn run(command: Command) -> Result<()> {
         }
         Command::Search { task, data, link, out, seed, quick, columns } => {
             let (train, _) = examples(&task, &data, columns)?;
-            let chosen = search::search(&train, link.profile(), seed, quick)?;
+            let chosen = search::search(&train, link, seed, quick)?;
             let lines: Vec<String> = chosen.iter().map(serde_json::to_string).collect::<Result<_, _>>()?;
             let text = format!("[\n  {}\n]\n", lines.join(",\n  "));
             say!("{}", text.trim_end());

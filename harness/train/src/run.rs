@@ -19,7 +19,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use rayon::prelude::*;
 use secure_router_core::circuit::Slot;
 use secure_router_core::clear::Nearest;
-use secure_router_core::cost::{Cost, Traffic};
+use secure_router_core::cost::Cost;
 use secure_router_core::routing::{Advantage, Routing};
 use secure_router_core::session::LinkProfile;
 use secure_router_core::spec::{Output, PoolSpec, RouterSpec};
@@ -161,8 +161,7 @@ pub(crate) fn run(train: Dataset, options: &Options) -> Result<()> {
     ];
     let slots = (0..models.len() as u8).map(Slot::Model).chain([Slot::Router]);
     for ((name, _), slot) in pool.named()?.into_iter().zip(slots) {
-        let Traffic { up, down, half_trips } = Cost::of(&pool.spec, slot, 1)?.online;
-        about.insert(format!("{name} cost"), format!("{} bytes, {half_trips} half trips", up + down));
+        about.insert(format!("{name} cost"), Cost::of(&pool.spec, slot, 1)?.online.to_string());
     }
     about.extend(entries.map(|(key, text)| (key.to_owned(), text)));
     std::fs::create_dir_all(options.out).with_context(|| format!("cannot create {}", options.out.display()))?;

@@ -130,7 +130,7 @@ static int32_t prepare(uint8_t program) {
 }
 
 static int32_t infer(uint8_t program, size_t values, uint8_t *model) {
-    const sr_request request = {.program = program, .lambda = 64, .bytes_per_second = 11520};
+    const sr_request request = {.program = program, .lambda = SR_LAMBDA_RECOMMENDED, .bytes_per_second = 11520};
     int32_t event = sr_infer(&session, &request, sample, values);
     while (event >= 0 && (event = run()) == SR_EVENT_ROUTED) {}
     if (event == SR_EVENT_ANSWER) *model = (uint8_t)sr_answered_by(&session);

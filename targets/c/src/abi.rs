@@ -4,7 +4,7 @@
 use core::ffi::c_void;
 
 use secure_router_core::circuit::SLOTS;
-use secure_router_core::session::DeviceMemory;
+use secure_router_core::session::{DeviceMemory, RECOMMENDED_LAMBDA};
 use secure_router_core::spec::MAX_NAME;
 
 /// Bytes of `rx` and of `tx`, each.
@@ -15,6 +15,8 @@ pub const SR_PROVISIONING_BYTES: usize = 136;
 pub const SR_PROGRAMS: usize = 9;
 /// The router's number. Model `i` has number `1 + i`.
 pub const SR_ROUTER: u8 = 0;
+/// A request's `lambda` that leaves the weight of cost to the pool, whose trainer recommends one.
+pub const SR_LAMBDA_RECOMMENDED: u16 = 0xffff;
 /// Enough for the name of a program and its NUL.
 pub const SR_NAME_BYTES: usize = 17;
 /// 64-bit words of a session.
@@ -24,7 +26,7 @@ pub const SR_SESSION_WORDS: usize = 256;
 #[cfg(not(target_pointer_width = "32"))]
 pub const SR_SESSION_WORDS: usize = 288;
 
-const _: () = assert!(SR_FRAME_BYTES == DeviceMemory::FRAME_BYTES);
+const _: () = assert!(SR_FRAME_BYTES == DeviceMemory::FRAME_BYTES && SR_LAMBDA_RECOMMENDED == RECOMMENDED_LAMBDA);
 const _: () = assert!(SR_PROGRAMS == SLOTS && SR_NAME_BYTES > MAX_NAME);
 
 /// A session. Opaque, never copied or moved, and all zeros before it is first opened, as static
@@ -113,7 +115,7 @@ pub struct sr_buffers {
 pub struct sr_request {
     /// `SR_ROUTER`, or one model's number.
     pub program: u8,
-    /// Weight of cost in the router's choice, in 1/256; 64 say.
+    /// Weight of cost in the router's choice, in 1/256, or `SR_LAMBDA_RECOMMENDED`; 0 asks for accuracy whatever it costs.
     pub lambda: u16,
     /// Bytes a second of the link in use, for the router to reckon with; 92160 for a fast UART.
     pub bytes_per_second: u32,

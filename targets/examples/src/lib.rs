@@ -8,7 +8,7 @@ use secure_router_core::circuit::Slot;
 use secure_router_core::driver::{DriverError, run};
 use secure_router_core::rand_core::TryCryptoRng;
 use secure_router_core::session::{Counters, DeviceIdentity, DeviceMemory, DeviceSession};
-use secure_router_core::session::{Event, LinkProfile, Refusal, Request, SessionError};
+use secure_router_core::session::{Event, LinkProfile, RECOMMENDED_LAMBDA, Refusal, Request, SessionError};
 
 const FRAME: usize = DeviceMemory::FRAME_BYTES;
 /// Values of a sample.
@@ -75,7 +75,7 @@ pub fn serve<U: Read + Write>(
                 event(uart, &mut session)?; // Event::Prepared
             }
         }
-        session.infer(Request { slot: Slot::Router, lambda: 64, link: LINE }, &sample())?;
+        session.infer(Request { slot: Slot::Router, lambda: RECOMMENDED_LAMBDA, link: LINE }, &sample())?;
         // Event::Routed: the model's part follows by itself.
         while event(uart, &mut session)? != Event::Answer {}
         show(session.class().ok_or(SessionError::Closed)?);

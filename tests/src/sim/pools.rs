@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::OnceLock;
 
 use safetensors::tensor::{Dtype, TensorView, serialize};
-use secure_router::pool::{Pool, cost_line, edition};
+use secure_router::pool::{Pool, edition};
 use secure_router::provision::{DealerFile, ServerFile};
 use secure_router_core::channel::PublicKey;
 use secure_router_core::circuit::{Program, Slot};
@@ -43,8 +43,9 @@ fn spec(input_len: u16, models: &[ModelSpec], router: RouterSpec) -> PoolSpec {
 }
 
 /// Shapes: one with attention and a router that answers itself, one whose messages take several frames and
-/// whose answers are logits, one whose input takes several, and one of words.
-fn specs() -> [PoolSpec; 4] {
+/// whose answers are logits, one whose input takes several, and one of words. The last is of many words: a stock item
+/// of it takes many frames.
+fn specs() -> [PoolSpec; 5] {
     let base = ModelSpec {
         tokens: 2,
         features: 24,
@@ -72,11 +73,13 @@ fn specs() -> [PoolSpec; 4] {
         word_bits: 5,
         ..spec(16, &[bag, rows], RouterSpec { trunk: bag, answers: CLASSES })
     };
+    let many = PoolSpec { input_bits: 11, word_bits: 10, ..words.clone() };
     [
         spec(48, &[base, attention], RouterSpec { trunk: base, answers: CLASSES }),
         spec(48, &[attention, frames], alone(trunk)),
         spec(512, &[wide, ModelSpec { ffn: 5, ..wide }], alone(wide_trunk)),
         words,
+        many,
     ]
 }
 
@@ -97,7 +100,7 @@ fn file(spec: &PoolSpec, seed: u64) -> Vec<u8> {
         parts.push((format!("{name}.weights"), Dtype::I16, bytes(&weights)));
         parts.push((format!("{name}.biases"), Dtype::I32, biases));
         parts.push((format!("{name}.tables"), Dtype::I16, bytes(&tables)));
-        about.insert(format!("{name} cost"), cost_line(&Cost::of(spec, slot, 1).unwrap()));
+        about.insert(format!("{name} cost"), Cost::of(spec, slot, 1).unwrap().online.to_string());
     }
     let advantages: Vec<&str> = spec.models.iter().map(|_| "4000:40").collect();
     about.insert("advantages".to_owned(), advantages.join(","));
@@ -120,8 +123,8 @@ pub struct Known {
 }
 
 /// Two pools of each shape, all of one server.
-pub fn pools(server: &ServerFile) -> &'static [[Known; 2]; 4] {
-    static POOLS: OnceLock<[[Known; 2]; 4]> = OnceLock::new();
+pub fn pools(server: &ServerFile) -> &'static [[Known; 2]; 5] {
+    static POOLS: OnceLock<[[Known; 2]; 5]> = OnceLock::new();
     POOLS.get_or_init(|| {
         let mut specs = specs().into_iter();
         std::array::from_fn(|shape| {

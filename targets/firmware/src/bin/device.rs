@@ -19,7 +19,7 @@ use embedded_io::{Read, Write};
 use secure_router_core::circuit::Slot;
 use secure_router_core::driver::{self, DriverError};
 use secure_router_core::session::{
-    CounterError, DeviceMemory, DeviceSession, Event, LinkProfile, Refusal, Request, SessionError,
+    CounterError, DeviceMemory, DeviceSession, Event, LinkProfile, RECOMMENDED_LAMBDA, Refusal, Request, SessionError,
 };
 use secure_router_core::spec::PoolSpec;
 use secure_router_firmware::board::{INPUT_VALUES, TILE, WORK_WORDS};
@@ -140,7 +140,7 @@ impl Plan {
             (link.bytes_per_second, link.round_trip_us) = (rate, trip);
         }
         Self {
-            lambda: value("lambda").map_or(64, |lambda| lambda as u16),
+            lambda: value("lambda").map_or(RECOMMENDED_LAMBDA, |lambda| lambda as u16),
             link,
             timeout: value("timeout").unwrap_or(30_000),
         }
