@@ -341,7 +341,13 @@ pub struct Deal {
     pub bytes: u64,
 }
 
-type Reply = oneshot::Sender<Result<Vec<u8>, DealError>>;
+/// What somebody waits for.
+struct Wanted {
+    deal: Deal,
+    /// Told when it is on its way. From then on it takes as long as its link takes.
+    coming: Option<oneshot::Sender<()>>,
+    reply: oneshot::Sender<Result<Vec<u8>, DealError>>,
+}
 
 /// Where the dealer is, who it is, and as whom the server asks it.
 pub struct Peer {
@@ -355,7 +361,7 @@ pub struct Peer {
 
 /// The server's end: a few links to the dealer, dialled when they are needed, that take the requests in turn.
 pub struct DealerHandle {
-    requests: mpsc::Sender<(Deal, Reply)>,
+    requests: mpsc::Sender<Wanted>,
     patience: Patience,
     /// One task per link; they end with the handle.
     _links: JoinSet<()>,
@@ -381,21 +387,28 @@ impl DealerHandle {
         Self { requests, patience, _links: links }
     }
 
-    /// One item.
+    /// One item, over however slow a link: the dealer must say in time that it comes, and then not fall silent.
     ///
     /// # Errors
     /// [`DealError`].
     pub async fn deal(&self, deal: Deal) -> Result<Vec<u8>, DealError> {
-        let dealt = async {
-            let (reply, answer) = oneshot::channel();
-            self.requests.send((deal, reply)).await.map_err(|_| LinkError::Ended)?;
-            answer.await.map_err(|_| LinkError::Ended)?
+        let (coming, said) = oneshot::channel();
+        let (reply, mut answer) = oneshot::channel();
+        let asked = async {
+            self.requests.send(Wanted { deal, coming: Some(coming), reply }).await.map_err(|_| LinkError::Ended)?;
+            Ok::<_, LinkError>(tokio::select! {
+                biased;
+                answer = &mut answer => Some(answer),
+                Ok(()) = said => None,
+            })
         };
-        timeout(self.patience.exchange, dealt).await.map_err(|_| LinkError::Silent)?
+        let early = timeout(self.patience.exchange, asked).await.map_err(|_| LinkError::Silent)??;
+        let answer = if let Some(answer) = early { answer } else { answer.await };
+        answer.map_err(|_| LinkError::Ended)?
     }
 }
 
-type Waiting = tokio::sync::Mutex<mpsc::Receiver<(Deal, Reply)>>;
+type Waiting = tokio::sync::Mutex<mpsc::Receiver<Wanted>>;
 
 /// What the links' tasks share.
 struct Client<H> {
@@ -410,38 +423,37 @@ impl<H: Host> Client<H> {
     /// Answers requests over one link after the other.
     async fn serve(self: Arc<Self>, waiting: Arc<Waiting>) {
         let mut next = take(&waiting).await;
-        while let Some(request) = next {
-            next = self.over_a_link(request, &waiting).await;
+        while let Some(wanted) = next {
+            next = self.over_a_link(wanted, &waiting).await;
         }
     }
 
     /// Answers requests over one link until it is lost; the request that came then.
-    async fn over_a_link(&self, request: (Deal, Reply), waiting: &Waiting) -> Option<(Deal, Reply)> {
+    async fn over_a_link(&self, mut wanted: Wanted, waiting: &Waiting) -> Option<Wanted> {
         let (mut rx, mut tx) = (vec![0; BUFFER], vec![0; BUFFER]);
-        let (mut deal, mut reply) = request;
         let mut link = match self.dial((&mut rx, &mut tx)).await {
             Ok(link) => link,
             Err(error) => {
-                let _ = reply.send(Err(error));
+                let _ = wanted.reply.send(Err(error));
                 return take(waiting).await;
             }
         };
         let mut new = true;
         loop {
-            let dealt = link.item(&deal, &self.pool, &self.fingerprint).await;
+            let dealt = link.item(&mut wanted, &self.pool, &self.fingerprint).await;
             let lost = matches!(dealt, Err(DealError::Link(_)));
             // The dealer may have ended a link that was not used for long, or started again. Should it have dealt
             // for this request, it will say so.
-            if lost && !new && !reply.is_closed() {
-                return Some((deal, reply));
+            if lost && !new && !wanted.reply.is_closed() {
+                return Some(wanted);
             }
-            let _ = reply.send(dealt);
+            let _ = wanted.reply.send(dealt);
             if lost {
                 // Let go of at once, not when the next request comes.
                 drop(link);
                 return take(waiting).await;
             }
-            (deal, reply) = take(waiting).await?;
+            wanted = take(waiting).await?;
             new = false;
         }
     }
@@ -456,11 +468,11 @@ impl<H: Host> Client<H> {
 }
 
 /// The next request that somebody still waits for.
-async fn take(waiting: &Waiting) -> Option<(Deal, Reply)> {
+async fn take(waiting: &Waiting) -> Option<Wanted> {
     loop {
-        let request = waiting.lock().await.recv().await?;
-        if !request.1.is_closed() {
-            return Some(request);
+        let wanted = waiting.lock().await.recv().await?;
+        if !wanted.reply.is_closed() {
+            return Some(wanted);
         }
     }
 }
@@ -472,12 +484,13 @@ struct DealerClient<'b, S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> DealerClient<'_, S> {
     /// One item; the program is registered first if the dealer does not have it.
-    async fn item(&mut self, deal: &Deal, pool: &Pool, fingerprint: &[u8; 32]) -> Result<Vec<u8>, DealError> {
-        match self.deal(deal, fingerprint).await {
+    async fn item(&mut self, wanted: &mut Wanted, pool: &Pool, fingerprint: &[u8; 32]) -> Result<Vec<u8>, DealError> {
+        match self.deal(wanted, fingerprint).await {
             Err(DealError::Refused(DealRefusal::NotRegistered)) => {
-                let secrets = pool.secrets(deal.slot).ok_or(LinkError::Frame)?;
-                self.register(&deal.device, &deal.seed, &pool.spec, deal.slot, secrets).await?;
-                self.deal(deal, fingerprint).await
+                let Deal { device, seed, slot, .. } = &wanted.deal;
+                let secrets = pool.secrets(*slot).ok_or(LinkError::Frame)?;
+                self.register(device, seed, &pool.spec, *slot, secrets).await?;
+                self.deal(wanted, fingerprint).await
             }
             other => other,
         }
@@ -511,11 +524,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> DealerClient<'_, S> {
         }
     }
 
-    async fn deal(&mut self, deal: &Deal, fingerprint: &[u8; 32]) -> Result<Vec<u8>, DealError> {
-        let Deal { device, slot, counter, .. } = *deal;
+    async fn deal(&mut self, wanted: &mut Wanted, fingerprint: &[u8; 32]) -> Result<Vec<u8>, DealError> {
+        let Deal { device, slot, counter, bytes, .. } = wanted.deal;
         self.ask(&Ask::Deal { device: device.0, fingerprint: *fingerprint, slot, counter })?;
         match self.told().await? {
-            Tell::Dealt { bytes } if bytes == deal.bytes => Ok(self.link.message(DATA, bytes as usize, FRAME).await?),
+            Tell::Dealt { bytes: said } if said == bytes => {
+                let _ = wanted.coming.take().map(|coming| coming.send(()));
+                Ok(self.link.message(DATA, bytes as usize, FRAME).await?)
+            }
             Tell::Refused(refusal) => Err(DealError::Refused(refusal)),
             _ => Err(LinkError::Frame.into()),
         }

@@ -99,7 +99,6 @@ pub struct Link<'b, S> {
     incoming: Vec<u8>,
     /// Bytes of `incoming` that the channel has.
     taken: usize,
-    moved: Moved,
     patience: Patience,
 }
 
@@ -152,8 +151,8 @@ impl<'b, S: AsyncRead + AsyncWrite + Unpin> Link<'b, S> {
     }
 
     fn over(stream: S, channel: Channel<'b>, patience: Patience) -> Self {
-        let (outgoing, incoming, moved) = (Vec::new(), Vec::new(), Moved::default());
-        let mut link = Self { stream, channel, outgoing, incoming, taken: 0, moved, patience };
+        let (outgoing, incoming) = (Vec::new(), Vec::new());
+        let mut link = Self { stream, channel, outgoing, incoming, taken: 0, patience };
         // Of a new initiator: the handshake.
         link.outgoing.extend_from_slice(link.channel.pending());
         let pending = link.outgoing.len();
@@ -165,12 +164,6 @@ impl<'b, S: AsyncRead + AsyncWrite + Unpin> Link<'b, S> {
     #[must_use]
     pub fn peer(&self) -> Option<PublicKey> {
         self.channel.peer()
-    }
-
-    /// Bytes moved so far.
-    #[must_use]
-    pub const fn moved(&self) -> Moved {
-        self.moved
     }
 
     /// Seals one frame; it goes with the next [`flush`](Self::flush).
@@ -218,16 +211,12 @@ impl<'b, S: AsyncRead + AsyncWrite + Unpin> Link<'b, S> {
                 },
                 received = read.read(&mut arrived), if room => match received? {
                     0 => return Err(LinkError::Ended),
-                    count => {
-                        self.moved.received += count as u64;
-                        self.incoming.extend_from_slice(arrived.get(..count).unwrap_or(&[]));
-                    }
+                    count => self.incoming.extend_from_slice(arrived.get(..count).unwrap_or(&[])),
                 },
                 () = sleep_until(deadline) => return Err(LinkError::Silent),
             }
         }
         timeout(self.patience.exchange, write.flush()).await.map_err(|_| LinkError::Silent)??;
-        self.moved.sent += gone as u64;
         self.outgoing.clear();
         Ok(())
     }
@@ -254,7 +243,6 @@ impl<'b, S: AsyncRead + AsyncWrite + Unpin> Link<'b, S> {
             self.channel.end_of_input()?;
             return Err(LinkError::Ended);
         }
-        self.moved.received += count as u64;
         Ok(())
     }
 

@@ -127,6 +127,21 @@ fn silent_devices_and_a_silent_link_to_the_dealer_delay_nobody_else() {
 }
 
 #[test]
+fn a_slow_link_to_the_dealer_is_no_silent_one() {
+    on_a_still_clock(async {
+        const MANY_WORDS: usize = 4;
+        let story = Story::new(1, 1, MANY_WORDS, false);
+        let errand = Errand { slots: vec![Slot::Model(0)], prepare: 1, tile: 1, pause: 0 };
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        story.world.weather.lock().unwrap().dealer_pace = PATIENCE.exchange / 10;
+        let start = tokio::time::Instant::now();
+        assert_eq!(Story::session(story.devices[0].clone(), errand).await, Outcome::Answers(1));
+        let took = start.elapsed();
+        assert!(took > 3 * PATIENCE.exchange / 2, "the link is too fast for the test: {took:?}");
+    });
+}
+
+#[test]
 fn a_store_that_fails_while_it_spends_ends_the_session_and_both_ends_agree_in_the_next() {
     on_a_still_clock(async {
         let story = Story::new(1, 1, 0, false);

@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::world::{Life, lock};
+use super::world::{Life, Party, lock};
 
 /// Bytes that a link holds before its writer must wait.
 const ROOM: usize = 16 * 1024;
@@ -206,7 +206,8 @@ fn carry(life: &Life, state: &mut State, side: usize, mut piece: Vec<u8>) {
             return;
         }
     }
-    let at = pipe.last.map_or(at, |last| last.max(at));
+    let pace = if life.party == Party::Dealer { lock(&world.weather).dealer_pace } else { Duration::ZERO };
+    let at = pipe.last.map_or(at, |last| (last + pace).max(at));
     pipe.last = Some(at);
     for _ in 0..copies {
         pipe.pieces.push_back((at, piece.clone()));

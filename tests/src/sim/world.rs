@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
@@ -29,6 +30,8 @@ pub enum Party {
 pub struct Weather {
     /// Of each fault, for each piece of bytes on a link.
     pub link: Vec<(Fault, u32)>,
+    /// Time between two pieces of what the dealer sends: no chance, but a slow link.
+    pub dealer_pace: Duration,
     /// That dialling leads nowhere.
     pub no_route: u32,
     /// That a listener has no room for a connection.
