@@ -46,8 +46,7 @@ pub(crate) struct CrossFit<'a> {
 }
 
 impl<'a> CrossFit<'a> {
-    pub(crate) fn new(data: &'a Dataset, task: &Task, seed: u64, epochs: u64) -> Result<Self> {
-        let features = Features::of(data, task.arrangement.clone());
+    pub(crate) fn new(data: &'a Dataset, features: Features, task: &Task, seed: u64, epochs: u64) -> Result<Self> {
         let inputs: Vec<Vec<i16>> = data.examples.par_iter().map(|e| features.quantised(e)).collect();
         let bar = ProgressBar::new(epochs);
         bar.set_style(ProgressStyle::with_template("{msg:10} {wide_bar} {pos}/{len} epochs, {eta} left")?);

@@ -244,7 +244,8 @@ mod tests {
         let data = toy("sensor", 6, 128, 60);
         let mut task = Task::of(&data, None).unwrap().quick();
         (task.folds, task.copies) = (3, 2);
-        let run = CrossFit::new(&data, &task, 1, 1).unwrap();
+        let features = crate::feature::Features::of(&data, task.arrangement.clone());
+        let run = CrossFit::new(&data, features, &task, 1, 1).unwrap();
         let recipe = Recipe { epochs: 6, ..task.models[0].clone() };
         let model = |held_out| run.train_one(&recipe, held_out, None);
         let (copies, largest) = ([vec![model(Some(0))], vec![model(Some(1))]], model(None));

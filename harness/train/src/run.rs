@@ -41,17 +41,24 @@ const QUICK_STEP: usize = 5;
 /// Parts of a single validated fold, for the router's own cross-fitting.
 const ROUTER_PARTS: usize = 5;
 
-/// The train split and its task, shortened if `quick`.
-pub(crate) fn prepare(train: Dataset, chosen: Option<&[Choice]>, quick: bool) -> Result<(Dataset, Task)> {
-    let train = if quick { train.thinned(QUICK_STEP) } else { train };
-    let task = Task::of(&train, chosen)?;
-    Ok((train, if quick { task.quick() } else { task }))
+/// The train split and its task, shortened if `quick`, and what is fed in of an example. That follows from the whole
+/// split in any case, as the test file does.
+fn prepare(whole: Dataset, chosen: Option<&[Choice]>, quick: bool) -> Result<(Dataset, Task, Features)> {
+    if !quick {
+        let task = Task::of(&whole, chosen)?;
+        let features = Features::of(&whole, task.arrangement.clone());
+        return Ok((whole, task, features));
+    }
+    let train = whole.clone().thinned(QUICK_STEP);
+    let task = Task::of(&train, chosen)?.quick();
+    let features = Features::of(&whole, task.arrangement.clone());
+    Ok((train, task, features))
 }
 
 /// Trains the pool and writes it; prints the report.
 pub(crate) fn run(train: Dataset, options: &Options) -> Result<()> {
     let started = std::time::Instant::now();
-    let (train, task) = prepare(train, options.chosen.as_deref(), options.quick)?;
+    let (train, task, features) = prepare(train, options.chosen.as_deref(), options.quick)?;
     let models = &task.models;
     let mut pool = assemble(&train, &task, Vec::new())?;
     let prices = Prices::of(&pool.spec, LinkProfile::UART)?;
@@ -60,7 +67,7 @@ pub(crate) fn run(train: Dataset, options: &Options) -> Result<()> {
         bail!("model `{dearer}` takes longer on a UART than `{cheaper}` behind it: put the models cheapest first");
     }
     let epochs = models.iter().map(|r| r.epochs).sum::<usize>() * (task.copies + 1);
-    let run = CrossFit::new(&train, &task, options.seed, epochs as u64)?;
+    let run = CrossFit::new(&train, features, &task, options.seed, epochs as u64)?;
 
     run.bar.set_message("models");
     let (out_of_fold, finals) = run.train_models(models, true)?;
@@ -69,7 +76,7 @@ pub(crate) fn run(train: Dataset, options: &Options) -> Result<()> {
     // The first model is the router's.
     let programs = finals.par_iter().zip(&models[1..]).map(|(model, recipe)| run.export(model, recipe, &everything));
     pool.programs = programs.collect::<Result<Vec<_>>>()?;
-    let (mut right, out_of_range) = run.out_of_fold_hits(models, &pool.spec, &out_of_fold)?;
+    let (mut right, mut out_of_range) = run.out_of_fold_hits(models, &pool.spec, &out_of_fold)?;
 
     run.bar.set_message("router");
     let largest = finals.last().context("the pool has no model")?;
@@ -95,6 +102,9 @@ pub(crate) fn run(train: Dataset, options: &Options) -> Result<()> {
         })
         .collect();
     let cases = run.router_cases(&pool.spec, &routers, &judgements.folds, right.clone(), &mut Nearest)?;
+    // The first model is the router's: of its copies from before nothing is left.
+    let outside = cases.iter().filter(|case| !case.in_range).count();
+    out_of_range[0] = outside;
     let mut rounded = Stochastic(Rng::new(options.seed, "agreement"));
     let at_random = run.router_cases(&pool.spec, &routers, &judgements.folds, right, &mut rounded)?;
     let worth: Vec<Worth> = (0..models.len()).map(|m| worth_of(&cases, m)).collect();
@@ -134,7 +144,7 @@ pub(crate) fn run(train: Dataset, options: &Options) -> Result<()> {
             "validation {}, routed as with rounding to nearest {:.2} %, {} out of range, {} parameters, {} bytes online",
             described(chosen),
             100.0 * agreement(&cases, &at_random, &prices, chosen.lambda)?,
-            cases.iter().filter(|c| !c.in_range).count(),
+            outside,
             last.size,
             prices.router_bytes
         ),
@@ -214,11 +224,11 @@ pub(crate) fn baseline(train: Dataset, pool: &Path, quick: bool) -> Result<()> {
     ensure!(*entry("task")? == train.name, "{} is a pool of another task", pool.display());
     let chosen: Vec<Choice> = serde_json::from_str(entry("recipe")?)?;
     let seed = entry("seed")?.parse()?;
-    let (train, task) = prepare(train, Some(&chosen), quick)?;
+    let (train, task, features) = prepare(train, Some(&chosen), quick)?;
     let largest = task.models.last().context("the task has no model")?;
     say!("{}: {}: {}", train.name, largest.name, entry(&largest.name)?);
     let usual = Recipe { name: "usual".to_owned(), style: Style::Usual, ..largest.clone() };
-    let run = CrossFit::new(&train, &task, seed, (usual.epochs * task.copies) as u64)?;
+    let run = CrossFit::new(&train, features, &task, seed, (usual.epochs * task.copies) as u64)?;
     let (out_of_fold, _) = run.train_models(&[usual], false)?;
     run.bar.finish_and_clear();
     say!(
@@ -257,4 +267,20 @@ pub(crate) fn spec_of(train: &Dataset, task: &Task, models: &[Recipe], router: O
     };
     spec.validate()?;
     Ok(spec)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::task::tests::toy;
+
+    /// The test file is written once, for pools of all kinds.
+    #[test]
+    fn a_quick_run_feeds_in_what_a_whole_one_does() {
+        let whole = toy("speech", 13, 9, 200);
+        let (thinned, _, quick) = prepare(whole.clone(), None, true).unwrap();
+        let (all, _, features) = prepare(whole.clone(), None, false).unwrap();
+        assert!(all == whole && thinned.examples.len() < whole.examples.len());
+        assert_eq!((&quick.mean, &quick.scale), (&features.mean, &features.scale));
+    }
 }

@@ -4,6 +4,7 @@
 
 use crate::cross_fit::{CrossFit, in_parallel};
 use crate::data::Dataset;
+use crate::feature::Features;
 use crate::frontier::Prices;
 use crate::task::{Choice, Precision, Sizes, Task};
 use crate::train::Recipe;
@@ -92,6 +93,7 @@ pub(crate) fn search(train: &Dataset, link: LinkProfile, seed: u64, quick: bool)
         candidates.push(Candidate { choice, time: prices.models[0], bytes: prices.bytes[0], accuracy: 0.0 });
     }
     for (part, folds) in ROUNDS {
+        let folds = folds.min(task.copies);
         say!("{} shapes, {:.0} % of the epochs, {folds} folds", candidates.len(), 100.0 * part);
         let of_epochs = if quick { part / 20.0 } else { part };
         judge(train, &task, &mut candidates, of_epochs, folds, seed)?;
@@ -127,7 +129,7 @@ pub(crate) fn search(train: &Dataset, link: LinkProfile, seed: u64, quick: bool)
 /// Sets every candidate's accuracy.
 fn judge(train: &Dataset, task: &Task, candidates: &mut [Candidate], part: f32, folds: usize, seed: u64) -> Result<()> {
     let mut task = task.clone();
-    task.copies = folds.min(task.copies);
+    task.copies = folds;
     let recipes: Vec<Recipe> = candidates
         .iter()
         .map(|c| {
@@ -136,7 +138,7 @@ fn judge(train: &Dataset, task: &Task, candidates: &mut [Candidate], part: f32, 
         })
         .collect();
     let epochs = recipes.iter().map(|r| r.epochs * task.copies).sum::<usize>();
-    let run = CrossFit::new(train, &task, seed, epochs as u64)?;
+    let run = CrossFit::new(train, Features::of(train, task.arrangement.clone()), &task, seed, epochs as u64)?;
     // Longest first, so that no core idles at the end.
     let mut jobs: Vec<usize> = (0..recipes.len()).collect();
     jobs.sort_by_key(|&i| std::cmp::Reverse(candidates[i].time));
