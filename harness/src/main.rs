@@ -24,7 +24,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
-use secure_router::provision::{Budgets, provision_with, write_firmware};
+use secure_router::provision::{Budgets, provision_board, provision_with};
 
 /// Private inference on microcontrollers: a device gets an answer about an input it never shows,
 /// from models that the server never shows.
@@ -118,10 +118,11 @@ fn run(arguments: Arguments) -> Result<()> {
         Command::Demo(demo) => demo.run(),
         Command::Provision(provision) => {
             let Provision { directory, device, queries, budget: epsilon, firmware } = provision;
-            let path = provision_with(&directory, &device, Budgets { queries, epsilon })?;
-            if let Some(firmware) = firmware {
-                write_firmware(&path, &firmware)?;
-            }
+            let budgets = Budgets { queries, epsilon };
+            let path = match firmware {
+                Some(firmware) => provision_board(&directory, &device, budgets, &firmware)?,
+                None => provision_with(&directory, &device, budgets)?,
+            };
             say!("{}", path.display());
             Ok(())
         }

@@ -334,13 +334,24 @@ pub fn write<T: Serialize>(path: &Path, value: &T) -> Result<()> {
     outcome
 }
 
-/// Writes what firmware keeps of the device's file `device` to `path`, readable by its owner only.
+/// [`provision_with`], and what firmware keeps of the new device's file in `firmware`, readable by its owner only.
 ///
 /// # Errors
-/// A file that cannot be read or written.
-pub fn write_firmware(device: &Path, path: &Path) -> Result<()> {
-    let keys: DeviceFile = read(device)?;
-    replace(&Disk, path, keys.firmware().as_slice()).with_context(|| format!("cannot write {}", path.display()))
+/// As [`provision_with`], and a `firmware` that exists or cannot be made: no device is then added.
+pub fn provision_board(directory: &Path, device: &str, budgets: Budgets, firmware: &Path) -> Result<PathBuf> {
+    let context = || format!("cannot write {}", firmware.display());
+    // A device is provisioned once: the file must be there before the device is.
+    std::fs::File::create_new(firmware).with_context(context)?;
+    let path = match provision_with(directory, device, budgets) {
+        Ok(path) => path,
+        Err(error) => {
+            let _ = std::fs::remove_file(firmware);
+            return Err(error);
+        }
+    };
+    let keys: DeviceFile = read(&path)?;
+    replace(&Disk, firmware, keys.firmware().as_slice()).with_context(context)?;
+    Ok(path)
 }
 
 /// The system's random source as the kernel takes it.

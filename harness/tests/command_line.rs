@@ -55,8 +55,11 @@ fn a_device_is_provisioned_once_and_its_keys_are_its_owners() {
         assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
     }
     fails_with(directory.path(), &["provision", "--device", "kitchen"], "provisioned once");
-    // As firmware reads them.
-    assert!(run(directory.path(), &["provision", "--device", "board", "--firmware", "device.key"]).status.success());
+    // As firmware reads them; a file that cannot be made leaves no device.
+    let board = ["provision", "--device", "board", "--firmware"];
+    fails_with(directory.path(), &[&board[..], &["nowhere/device.key"]].concat(), "cannot write nowhere/device.key");
+    fails_with(directory.path(), &["provision", "--device", "kitchen", "--firmware", "device.key"], "provisioned once");
+    assert!(run(directory.path(), &[&board[..], &["device.key"]].concat()).status.success());
     let firmware = std::fs::read(directory.path().join("device.key")).unwrap();
     assert_eq!((firmware.len(), &firmware[..4], &firmware[132..]), (136, &b"SRK2"[..], &[0xff; 4][..]));
     // No secret of one party stands in another's file but those they share.
