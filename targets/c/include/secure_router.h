@@ -64,6 +64,9 @@
 // The router's number. Model `i` has number `1 + i`.
 #define SR_ROUTER 0
 
+// A request's `lambda` that leaves the weight of cost to the pool, whose trainer recommends one.
+#define SR_LAMBDA_RECOMMENDED 65535
+
 // Enough for the name of a program and its NUL.
 #define SR_NAME_BYTES 17
 
@@ -271,7 +274,7 @@ typedef struct sr_buffers {
 typedef struct sr_request {
   // `SR_ROUTER`, or one model's number.
   uint8_t program;
-  // Weight of cost in the router's choice, in 1/256; 64 say.
+  // Weight of cost in the router's choice, in 1/256, or `SR_LAMBDA_RECOMMENDED`; 0 asks for accuracy whatever it costs.
   uint16_t lambda;
   // Bytes a second of the link in use, for the router to reckon with; 92160 for a fast UART.
   uint32_t bytes_per_second;
