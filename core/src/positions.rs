@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 #[path = "../tests/lab/mod.rs"]
-mod lab;
+pub(crate) mod lab;
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -2,16 +2,14 @@
 //! say elsewhere. An attack that stops working here is good news for a document that must then be changed.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
-#[path = "lab/chance.rs"]
-mod chance;
 mod lab;
 #[path = "lab/tamper.rs"]
 mod tamper;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use chance::Chance;
-use lab::peer::{Fixture, Frame, Memory, Seeded, Store, connect, request, word_pool};
+use lab::chance::Chance;
+use lab::peer::{Fixture, Frame, Memory, Store, connect, request, word_pool};
 use lab::{Secret, Seeds, random_secret};
 use secure_router_core::channel::{Channel, Event as Arrived, Link};
 use secure_router_core::circuit::{Gate, Message, MessageKind, Operand, Program, Response, Slot};
@@ -396,7 +394,7 @@ fn conversation(fixture: &Fixture, number: u64, input: &[i16]) -> Vec<Seen> {
     let (mut memory, store) = (Memory::default(), Store::default());
     let mut session = connect(fixture, &mut memory, &store, 4);
     let (mut rx, mut tx) = (vec![0; DeviceMemory::FRAME_BYTES], vec![0; DeviceMemory::FRAME_BYTES]);
-    let mut server = Channel::responder(Link::DeviceServer, &fixture.server, &mut Seeded(6), &mut rx, &mut tx).unwrap();
+    let mut server = Channel::responder(Link::DeviceServer, &fixture.server, &mut Chance(6), &mut rx, &mut tx).unwrap();
     let slots: Vec<Slot> = fixture.pool.slots().collect();
     let (mut seen, mut questions) = (Vec::new(), 0);
     let (mut ready, mut share, mut due) = (false, None, VecDeque::new());

@@ -2,13 +2,11 @@
 //! buffers. What a change leaves well-formed is told apart by rules written out here, not by the session itself.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
-#[path = "lab/chance.rs"]
-mod chance;
 mod lab;
 
 use std::collections::BTreeMap;
 
-use chance::Chance;
+use lab::chance::Chance;
 use lab::peer::{Crossed, Fixture, Frame, Memory, Outcome, Peer, Session, Store, carry, connect, event, request};
 use lab::{Seeds, deal, offline, random_secret};
 use secure_router_core::channel::ChannelError;

@@ -9,7 +9,8 @@ mod tamper;
 
 use std::collections::BTreeMap;
 
-use lab::peer::{Crossed, Fixture, Memory, Outcome, Peer, Seeded, Store, carry, connect, event, pool, request};
+use lab::chance::Chance;
+use lab::peer::{Crossed, Fixture, Memory, Outcome, Peer, Store, carry, connect, event, pool, request};
 use lab::{Secret, Seeds, deal, random_secret, reference};
 use secure_router_core::circuit::{Program, Slot};
 use secure_router_core::clear::{self, Nearest};
@@ -392,7 +393,7 @@ fn a_device_refuses_a_pool_that_is_less_private_than_it_accepts() {
             let (mut memory, store, mut peer) = (Memory::default(), Store::default(), Peer::new(fixture));
             let identity = DeviceIdentity { routing: least, ..fixture.identity() };
             let mut session =
-                DeviceSession::connect(identity, memory.lend(), 4, store.clone(), &mut Seeded(77)).unwrap();
+                DeviceSession::connect(identity, memory.lend(), 4, store.clone(), &mut Chance(77)).unwrap();
             let outcome = carry(&mut session, &mut peer, usize::MAX, u64::MAX, &mut Crossed::default());
             if place <= accepts {
                 assert_eq!(outcome, Outcome::Event(Event::Ready));
@@ -422,7 +423,7 @@ fn whatever_a_server_tells_as_a_route_is_taken_for_a_model() {
             let (_, last) = messages[messages.len() - 1];
             let used = u64::from(last.elements) * u64::from(last.bits);
             let mut left = messages.len();
-            let mut chance = Seeded(number);
+            let mut chance = Chance(number);
             peer.tamper = Some(Box::new(move |_, (kind, mut payload)| {
                 left = left.wrapping_sub(1);
                 if left == 0 {

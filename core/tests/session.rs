@@ -823,7 +823,7 @@ fn a_buffer_that_is_too_small_is_named_with_what_it_needs() {
     let frame = DeviceMemory::FRAME_BYTES;
     for (rx, tx, buffer) in [(frame - 1, frame, "receive buffer"), (frame, 0, "send buffer")] {
         let mut memory = Memory { rx: vec![0; rx], tx: vec![0; tx], ..Memory::default() };
-        let mut rng = lab::peer::Seeded(1);
+        let mut rng = lab::chance::Chance(1);
         let opened = DeviceSession::connect(fixture.identity(), memory.lend(), 1, Store::default(), &mut rng);
         let wanted = BufferError { buffer, needed: frame, have: rx.min(tx) };
         assert_eq!(opened.err(), Some(SessionError::Buffer(wanted)));

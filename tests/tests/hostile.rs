@@ -20,6 +20,7 @@ use secure_router_core::session::{
     Control, FRAME_CONTROL, FRAME_DATA, FRAME_PAYLOAD, Hello, Infer, LinkProfile, Prepare, ToDevice, ToServer,
 };
 use secure_router_core::spec::{MAX_SPEC_BYTES, PoolSpec};
+use secure_router_tests::sim::chance::Chance;
 use secure_router_tests::{Device, POOL, Parties, examples};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -38,24 +39,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 type Frame = (u8, Vec<u8>);
 type Raw = Link<'static, TcpStream>;
 
-/// SplitMix64.
-struct Chance(u64);
-
-impl Chance {
-    fn word(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, limit: usize) -> usize {
-        (self.word() % limit.max(1) as u64) as usize
-    }
-
-    fn bytes(&mut self, len: usize) -> Vec<u8> {
-        (0..len).map(|_| self.word() as u8).collect()
-    }
+fn bytes(chance: &mut Chance, len: usize) -> Vec<u8> {
+    (0..len).map(|_| chance.word() as u8).collect()
 }
 
 /// Some change of a frame that is not `fine`, of `full` bytes of payload at most.
@@ -65,9 +50,9 @@ fn change((kind, payload): &Frame, number: u64, full: usize, fine: impl Fn(&Fram
         let (mut kind, mut payload) = (*kind, payload.clone());
         match chance.below(9) {
             0 => payload.truncate(chance.below(payload.len())),
-            1 => payload.extend(chance.bytes(1 + number as usize % 40)),
-            2 => payload = chance.bytes(payload.len()),
-            3 => payload = chance.bytes(number as usize % (full + 1)),
+            1 => payload.extend(bytes(&mut chance, 1 + number as usize % 40)),
+            2 => payload = bytes(&mut chance, payload.len()),
+            3 => payload = bytes(&mut chance, number as usize % (full + 1)),
             4 => kind = FRAME_CONTROL + FRAME_DATA - kind,
             5 => kind = chance.word() as u8,
             6 => payload = Vec::new(),

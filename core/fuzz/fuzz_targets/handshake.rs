@@ -3,7 +3,7 @@
 //! the time here.
 #![no_main]
 
-use bench::{Bytes, Memory, Seeded, Store, converse, device_secret, device_seeds, server_secret};
+use bench::{Bytes, Chance, Memory, Store, converse, device_secret, device_seeds, server_secret};
 use libfuzzer_sys::fuzz_target;
 use secure_router_core::channel::{Channel, Link};
 use secure_router_core::routing::Routing;
@@ -20,9 +20,9 @@ fuzz_target!(|data: &[u8]| {
         &mut bytes,
         |rx, tx| {
             let server = server_secret().public_key();
-            Channel::initiator(LINK, &device_secret(), server, &mut Seeded(5), rx, tx).unwrap()
+            Channel::initiator(LINK, &device_secret(), server, &mut Chance(5), rx, tx).unwrap()
         },
-        |rx, tx| Channel::responder(LINK, &server_secret(), &mut Seeded(6), rx, tx).unwrap(),
+        |rx, tx| Channel::responder(LINK, &server_secret(), &mut Chance(6), rx, tx).unwrap(),
     );
 });
 
@@ -33,7 +33,7 @@ fn connecting(bytes: &mut Bytes<'_>) {
     let (mut memory, mut store) = (Memory::default(), Store::default());
     let identity =
         DeviceIdentity { secret: &secret, server: server_secret().public_key(), seeds: &seeds, routing: Routing::Open };
-    let mut session = DeviceSession::connect(identity, memory.lend(), 4, &mut store, &mut Seeded(5)).unwrap();
+    let mut session = DeviceSession::connect(identity, memory.lend(), 4, &mut store, &mut Chance(5)).unwrap();
     let pending = session.io().1.len();
     session.sent(pending).unwrap();
     let outcome = loop {

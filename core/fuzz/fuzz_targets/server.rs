@@ -2,7 +2,7 @@
 //! corrections that are noise. No panic; a wrong length changes nothing.
 #![no_main]
 
-use bench::{Bytes, ROUTINGS, SLOTS, Seeded, program};
+use bench::{Bytes, Chance, ROUTINGS, SLOTS, program};
 use libfuzzer_sys::fuzz_target;
 use secure_router_core::clear::Parameters;
 use secure_router_core::keys::{Seed, server_key};
@@ -16,7 +16,7 @@ fuzz_target!(|data: &[u8]| {
     let slot = SLOTS[plan % 4];
     let program = program(slot, ROUTINGS[plan / 4 % 3]);
     let layout = program.layout().unwrap();
-    let mut noise = Seeded(u64::from(bytes.byte()));
+    let mut noise = Chance(u64::from(bytes.byte()));
     let mut draw = || noise.try_next_u32().unwrap_or_default();
     let weights: Vec<i16> = (0..layout.weights).map(|_| draw() as i16).collect();
     let biases: Vec<i32> = (0..layout.biases).map(|_| draw() as i32).collect();

@@ -1,44 +1,22 @@
 //! What the fuzz targets share: a pool, keys, and a reader of the fuzzer's bytes. Seeds are fixed; none of this is for
 //! use.
 
+#[path = "../../tests/lab/chance.rs"]
+mod chance;
+
 use std::collections::BTreeMap;
-use std::convert::Infallible;
 use std::sync::LazyLock;
+
+use rand_core::TryRng;
 
 use secure_router_core::channel::{Channel, ChannelError, Event, StaticSecret, buffer_bytes};
 use secure_router_core::circuit::{Message, Program, Slot};
 use secure_router_core::keys::{DeviceSeeds, Seed};
-use secure_router_core::rand_core::{TryCryptoRng, TryRng};
 use secure_router_core::routing::Routing;
 use secure_router_core::session::{CounterError, Counters, DeviceMemory, FRAME_PAYLOAD};
 use secure_router_core::spec::{MAX_SPEC_BYTES, ModelSpec, NamedModel, Opening, Output, PoolSpec, RouterSpec};
 
-/// SplitMix64.
-pub struct Seeded(pub u64);
-
-impl TryRng for Seeded {
-    type Error = Infallible;
-
-    fn try_next_u32(&mut self) -> Result<u32, Infallible> {
-        self.try_next_u64().map(|word| (word >> 32) as u32)
-    }
-
-    fn try_next_u64(&mut self) -> Result<u64, Infallible> {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        Ok(z ^ (z >> 31))
-    }
-
-    fn try_fill_bytes(&mut self, bytes: &mut [u8]) -> Result<(), Infallible> {
-        for chunk in bytes.chunks_mut(8) {
-            chunk.copy_from_slice(&self.try_next_u64()?.to_le_bytes()[..chunk.len()]);
-        }
-        Ok(())
-    }
-}
-
-impl TryCryptoRng for Seeded {}
+pub use chance::Chance;
 
 fn opening(shift: u8, index_bits: u8) -> Opening {
     Opening { shift, index_bits }
@@ -117,11 +95,11 @@ pub fn server_frames(slot: Slot, routing: Routing) -> Vec<usize> {
 }
 
 pub fn device_secret() -> StaticSecret {
-    StaticSecret::generate(&mut Seeded(1)).unwrap()
+    StaticSecret::generate(&mut Chance(1)).unwrap()
 }
 
 pub fn server_secret() -> StaticSecret {
-    StaticSecret::generate(&mut Seeded(2)).unwrap()
+    StaticSecret::generate(&mut Chance(2)).unwrap()
 }
 
 pub fn device_seeds() -> DeviceSeeds {
@@ -207,7 +185,7 @@ impl<'a> Bytes<'a> {
         if first > 0 {
             let more = self.take(if first < 128 { 0 } else { 31 });
             let mix = |mixed: u64, byte: &u8| mixed.wrapping_mul(257).wrapping_add(u64::from(*byte));
-            let _ = Seeded(more.iter().fold(u64::from(first), mix)).try_fill_bytes(&mut out);
+            let _ = Chance(more.iter().fold(u64::from(first), mix)).try_fill_bytes(&mut out);
         }
         out
     }

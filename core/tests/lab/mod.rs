@@ -3,6 +3,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
+pub mod chance;
 pub mod peer;
 
 use secure_router_core::circuit::{Gate, Program, Slot};
@@ -95,7 +96,7 @@ pub fn deal(secret: &Secret, seeds: &Seeds, counter: u64) -> Vec<u8> {
     let parameters = MaskedParameters { weights: &masked, tables: &secret.tables };
     let mut work = vec![0; dealer::work_words(&secret.program).unwrap()];
     let mut stock = vec![0; secret.program.layout().unwrap().stock as usize];
-    let (keys, mut rng) = (seeds.dealer_keys(counter), peer::Seeded(counter));
+    let (keys, mut rng) = (seeds.dealer_keys(counter), chance::Chance(counter));
     let bytes = dealer::deal(&secret.program, &keys, &parameters, &mut rng, &mut work, &mut stock).unwrap();
     assert_eq!(bytes, stock.len());
     stock

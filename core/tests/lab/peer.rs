@@ -2,14 +2,12 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
-use std::convert::Infallible;
 use std::rc::Rc;
 
 use secure_router_core::channel::{Channel, Event as Arrived, Link, StaticSecret};
 use secure_router_core::circuit::{Gate, Operand, Program, Slot};
 use secure_router_core::cost::router_scores;
 use secure_router_core::keys::{DeviceSeeds, server_key};
-use secure_router_core::rand_core::{TryCryptoRng, TryRng};
 use secure_router_core::routing::{Bias, MAX_MARGIN, Routing};
 use secure_router_core::server::{Server, Stock, Turn, work_words};
 use secure_router_core::session::{
@@ -19,39 +17,13 @@ use secure_router_core::session::{
 };
 use secure_router_core::spec::{ModelSpec, NamedModel, Opening, PoolSpec, RouterSpec};
 
+use super::chance::Chance;
 use super::{Secret, Seeds, deal, random_secret};
 
 /// By how much the first model's answer must lead for a router to give it: not at all where cost counts.
 pub fn margin(lambda: u16) -> u16 {
     if lambda == 0 { MAX_MARGIN } else { 0 }
 }
-
-/// A reproducible random source (SplitMix64): tests only.
-pub struct Seeded(pub u64);
-
-impl TryRng for Seeded {
-    type Error = Infallible;
-
-    fn try_next_u32(&mut self) -> Result<u32, Infallible> {
-        self.try_next_u64().map(|word| (word >> 32) as u32)
-    }
-
-    fn try_next_u64(&mut self) -> Result<u64, Infallible> {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        Ok(z ^ (z >> 31))
-    }
-
-    fn try_fill_bytes(&mut self, bytes: &mut [u8]) -> Result<(), Infallible> {
-        for chunk in bytes.chunks_mut(8) {
-            chunk.copy_from_slice(&self.try_next_u64()?.to_le_bytes()[..chunk.len()]);
-        }
-        Ok(())
-    }
-}
-
-impl TryCryptoRng for Seeded {}
 
 fn opening(shift: u8, index_bits: u8) -> Opening {
     Opening { shift, index_bits }
@@ -155,8 +127,8 @@ impl Fixture {
         Self {
             fingerprint: pool.fingerprint().unwrap(),
             pool,
-            device: StaticSecret::generate(&mut Seeded(1)).unwrap(),
-            server: StaticSecret::generate(&mut Seeded(2)).unwrap(),
+            device: StaticSecret::generate(&mut Chance(1)).unwrap(),
+            server: StaticSecret::generate(&mut Chance(2)).unwrap(),
             seeds: DeviceSeeds { dealer: seeds.device_dealer, server: seeds.device_server },
             programs,
         }
@@ -256,7 +228,7 @@ impl Memory {
 pub type Session<'b> = DeviceSession<'b, Store>;
 
 pub fn connect<'b>(fixture: &Fixture, memory: &'b mut Memory, store: &Store, tile: u16) -> Session<'b> {
-    DeviceSession::connect(fixture.identity(), memory.lend(), tile, store.clone(), &mut Seeded(77)).unwrap()
+    DeviceSession::connect(fixture.identity(), memory.lend(), tile, store.clone(), &mut Chance(77)).unwrap()
 }
 
 pub fn request(slot: Slot) -> Request {
@@ -319,7 +291,7 @@ impl Peer {
         let link = Link::DeviceServer;
         Self {
             fixture,
-            channel: Channel::responder(link, &fixture.server, &mut Seeded(78), buffer(), buffer()).unwrap(),
+            channel: Channel::responder(link, &fixture.server, &mut Chance(78), buffer(), buffer()).unwrap(),
             work: Work::Nothing,
             outbox: VecDeque::new(),
             sealed: 0,

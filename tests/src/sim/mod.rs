@@ -1,6 +1,7 @@
 //! Whole worlds in one thread, each from one seed: the real device session, server and dealer, on links, disks,
 //! clocks and randomness of the simulator's.
 
+#[path = "../../../core/tests/lab/chance.rs"]
 pub mod chance;
 pub mod disk;
 pub mod flash;

@@ -27,7 +27,7 @@ use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 
-use super::chance::{Chance, Seeded};
+use super::chance::Chance;
 use super::disk::Disk;
 use super::flash::{self, Flash};
 use super::link::{End, Wire};
@@ -46,7 +46,7 @@ struct Node(Arc<Life>);
 
 impl Host for Node {
     type Stream = End;
-    type Random = Seeded;
+    type Random = Chance;
 
     async fn dial(&self, _: &str) -> io::Result<End> {
         if self.0.world.goes_wrong("NoRoute", |weather| weather.no_route) {
@@ -55,7 +55,7 @@ impl Host for Node {
         self.0.world.dial(&self.0, Party::Dealer).ok_or(io::ErrorKind::ConnectionRefused.into())
     }
 
-    fn random(&self) -> Seeded {
+    fn random(&self) -> Chance {
         self.0.world.random()
     }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
-use super::chance::{Chance, Seeded};
+use super::chance::Chance;
 use super::link::{End, Fault, Wire};
 use super::watch::Watch;
 
@@ -100,8 +100,8 @@ impl World {
     }
 
     /// Randomness for a party.
-    pub fn random(&self) -> Seeded {
-        Seeded(Chance(lock(&self.chance).word()))
+    pub fn random(&self) -> Chance {
+        Chance(lock(&self.chance).word())
     }
 
     /// Where chance stands: the same for the same seed, whatever happened.

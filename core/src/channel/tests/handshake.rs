@@ -34,7 +34,7 @@ fn the_preambles_are_part_of_the_transcript() {
     let mut buffers = [[0; 102]; 2];
     let [a, b] = &mut buffers;
     let other = Link::ServerDealer;
-    let mut device = Channel::initiator(other, &device_key(), server_name(), &mut Seeded(3), a, b).unwrap();
+    let mut device = Channel::initiator(other, &device_key(), server_name(), &mut Chance(3), a, b).unwrap();
     let mut first = take(&mut device);
     with_server(|server| {
         assert_eq!(refusal(server, &first), ChannelError::WrongKind { expected: 0x11, found: 0x21 });
@@ -48,7 +48,7 @@ fn a_message_for_another_responder_is_refused() {
     let mut buffers = [[0; 102]; 2];
     let [a, b] = &mut buffers;
     let wrong = secret(77).public_key();
-    let mut device = Channel::initiator(LINK, &device_key(), wrong, &mut Seeded(3), a, b).unwrap();
+    let mut device = Channel::initiator(LINK, &device_key(), wrong, &mut Chance(3), a, b).unwrap();
     let first = take(&mut device);
     with_server(|server| assert_eq!(refusal(server, &first), ChannelError::HandshakeForged));
 }
@@ -59,7 +59,7 @@ fn an_impostor_cannot_answer() {
     let answer = with_server(|server| {
         let mut buffers = [[0; 102]; 2];
         let [a, b] = &mut buffers;
-        let mut other = Channel::initiator(LINK, &secret(9), server_name(), &mut Seeded(8), a, b).unwrap();
+        let mut other = Channel::initiator(LINK, &secret(9), server_name(), &mut Chance(8), a, b).unwrap();
         give(server, &take(&mut other)).unwrap();
         server.accept().unwrap();
         let answer = take(server);
@@ -97,7 +97,7 @@ fn a_replayed_first_message_leads_nowhere() {
 
         let mut buffers = [[0; 102]; 2];
         let [a, b] = &mut buffers;
-        let mut second = Channel::responder(LINK, &server_key(), &mut Seeded(5), a, b).unwrap();
+        let mut second = Channel::responder(LINK, &server_key(), &mut Chance(5), a, b).unwrap();
         let events = give(&mut second, &first).unwrap();
         assert_eq!(events, [Event::Identity(device_key().public_key())]);
         second.accept().unwrap();
@@ -117,7 +117,7 @@ fn low_order_keys_are_refused() {
     }] {
         let mut buffers = [[0; 102]; 2];
         let [a, b] = &mut buffers;
-        let dialled = Channel::initiator(LINK, &device_key(), PublicKey(point), &mut Seeded(3), a, b);
+        let dialled = Channel::initiator(LINK, &device_key(), PublicKey(point), &mut Chance(3), a, b);
         assert_eq!(dialled.err(), Some(ChannelError::WeakKey));
 
         with_strangers(8, |device, server| {
@@ -154,7 +154,7 @@ fn fresh_sources_give_fresh_channels() {
     let dial = |seed| {
         let mut buffers = [[0; 102]; 2];
         let [a, b] = &mut buffers;
-        take(&mut Channel::initiator(LINK, &device_key(), server_name(), &mut Seeded(seed), a, b).unwrap())
+        take(&mut Channel::initiator(LINK, &device_key(), server_name(), &mut Chance(seed), a, b).unwrap())
     };
     let (one, two) = (dial(10), dial(11));
     assert!(one[6..].iter().zip(&two[6..]).filter(|(x, y)| x == y).count() < 16);

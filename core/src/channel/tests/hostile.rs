@@ -140,8 +140,8 @@ fn closing_wipes_both_lent_buffers() {
     let mut buffers = [[0; 150]; 4];
     let [a, b, c, d] = &mut buffers;
     {
-        let mut device = Channel::initiator(LINK, &device_key(), server_name(), &mut Seeded(3), a, b).unwrap();
-        let mut server = Channel::responder(LINK, &server_key(), &mut Seeded(4), c, d).unwrap();
+        let mut device = Channel::initiator(LINK, &device_key(), server_name(), &mut Chance(3), a, b).unwrap();
+        let mut server = Channel::responder(LINK, &server_key(), &mut Chance(4), c, d).unwrap();
         befriend(&mut device, &mut server);
         let sealed = frame(&mut device, 1, &[0xaa; 100]);
         give(&mut server, &sealed).unwrap();

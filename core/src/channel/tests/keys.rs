@@ -78,7 +78,7 @@ fn a_source_that_stands_still_opens_nothing() {
     for pattern in patterns {
         assert_eq!(both_ends(&mut Stuck(pattern)), [Some(ChannelError::RandomStuck); 3]);
     }
-    assert_eq!(both_ends(&mut Seeded(0)), [None; 3]);
+    assert_eq!(both_ends(&mut Chance(0)), [None; 3]);
 }
 
 #[test]

@@ -8,9 +8,9 @@ fn buffers_that_cannot_hold_the_handshake_are_refused() {
     for (rx, tx) in [(0, 0), (101, 200), (200, 101)] {
         let error = ChannelError::BufferTooSmall { needed: MIN_BUFFER_BYTES, have: rx.min(tx) };
         let (mut rx, mut tx) = (vec![0; rx], vec![0; tx]);
-        let dialled = Channel::initiator(LINK, &device_key(), server_name(), &mut Seeded(3), &mut rx, &mut tx);
+        let dialled = Channel::initiator(LINK, &device_key(), server_name(), &mut Chance(3), &mut rx, &mut tx);
         assert_eq!(dialled.err(), Some(error));
-        let answering = Channel::responder(LINK, &server_key(), &mut Seeded(3), &mut rx, &mut tx);
+        let answering = Channel::responder(LINK, &server_key(), &mut Chance(3), &mut rx, &mut tx);
         assert_eq!(answering.err(), Some(error));
     }
 }

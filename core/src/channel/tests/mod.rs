@@ -18,39 +18,12 @@ use std::vec::Vec;
 use rand_core::{TryCryptoRng, TryRng};
 
 use super::{Channel, ChannelError, Event, Link, PublicKey, StaticSecret, buffer_bytes};
+use crate::positions::lab::chance::Chance;
 
 const LINK: Link = Link::DeviceServer;
 
-/// A reproducible source (SplitMix64). Good enough to be no constant; a test needs no more.
-struct Seeded(u64);
-
-impl TryRng for Seeded {
-    type Error = Infallible;
-
-    fn try_next_u32(&mut self) -> Result<u32, Infallible> {
-        self.try_next_u64().map(|word| (word >> 32) as u32)
-    }
-
-    fn try_next_u64(&mut self) -> Result<u64, Infallible> {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        Ok(z ^ (z >> 31))
-    }
-
-    fn try_fill_bytes(&mut self, dst: &mut [u8]) -> Result<(), Infallible> {
-        for chunk in dst.chunks_mut(8) {
-            let word = self.try_next_u64()?.to_le_bytes();
-            chunk.copy_from_slice(&word[..chunk.len()]);
-        }
-        Ok(())
-    }
-}
-
-impl TryCryptoRng for Seeded {}
-
 fn secret(seed: u64) -> StaticSecret {
-    StaticSecret::generate(&mut Seeded(seed)).unwrap()
+    StaticSecret::generate(&mut Chance(seed)).unwrap()
 }
 
 /// The initiator's key.
@@ -71,8 +44,8 @@ fn server_name() -> PublicKey {
 fn with_strangers<T>(payload: usize, test: impl for<'b> FnOnce(&mut Channel<'b>, &mut Channel<'b>) -> T) -> T {
     let mut buffers = vec![vec![0; buffer_bytes(payload)]; 4];
     let [a, b, c, d] = buffers.as_mut_slice() else { unreachable!() };
-    let mut device = Channel::initiator(LINK, &device_key(), server_name(), &mut Seeded(3), a, b).unwrap();
-    let mut server = Channel::responder(LINK, &server_key(), &mut Seeded(4), c, d).unwrap();
+    let mut device = Channel::initiator(LINK, &device_key(), server_name(), &mut Chance(3), a, b).unwrap();
+    let mut server = Channel::responder(LINK, &server_key(), &mut Chance(4), c, d).unwrap();
     test(&mut device, &mut server)
 }
 
