@@ -13,7 +13,7 @@ seeds=${3:-1 2 3 4 5}
 case $task in
     speech) lambdas=8,24,96 ;;
     sensor) lambdas=4 ;;
-    image) lambdas=8 ;;
+    image) lambdas=0 ;;
     *) lambdas= ;;
 esac
 
