@@ -20,7 +20,7 @@ use secure_router_core::server::mask_weights;
 use secure_router_core::spec::PoolSpec;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tracing::{debug, info, warn};
@@ -315,9 +315,15 @@ pub enum DealError {
     /// The link failed.
     #[error("{0}")]
     Link(#[from] LinkError),
+    /// All links to the dealer have been busy for too long.
+    #[error("all links to the dealer are busy")]
+    Busy,
     /// The dealer refused.
     #[error("{0}")]
     Refused(DealRefusal),
+    /// Nobody waits for the item any more, so it was not asked for.
+    #[error("nobody waits for the item")]
+    Unwanted,
 }
 
 impl From<std::io::Error> for DealError {
@@ -341,11 +347,21 @@ pub struct Deal {
     pub bytes: u64,
 }
 
+/// How far a request has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Stage {
+    /// For a link.
+    Waits,
+    /// A link has it.
+    Taken,
+    /// The dealer has answered: whatever there is to send goes on as long as it does not stop.
+    Moves,
+}
+
 /// What somebody waits for.
 struct Wanted {
     deal: Deal,
-    /// Told when it is on its way. From then on it takes as long as its link takes.
-    coming: Option<oneshot::Sender<()>>,
+    stage: watch::Sender<Stage>,
     reply: oneshot::Sender<Result<Vec<u8>, DealError>>,
 }
 
@@ -387,22 +403,27 @@ impl DealerHandle {
         Self { requests, patience, _links: links }
     }
 
-    /// One item, over however slow a link: the dealer must say in time that it comes, and then not fall silent.
+    /// One item, over however slow a link: a link must be free in time, the dealer answer in time, and then not fall
+    /// silent.
     ///
     /// # Errors
     /// [`DealError`].
     pub async fn deal(&self, deal: Deal) -> Result<Vec<u8>, DealError> {
-        let (coming, said) = oneshot::channel();
+        let (stage, mut reached) = watch::channel(Stage::Waits);
         let (reply, mut answer) = oneshot::channel();
-        let asked = async {
-            self.requests.send(Wanted { deal, coming: Some(coming), reply }).await.map_err(|_| LinkError::Ended)?;
-            Ok::<_, LinkError>(tokio::select! {
+        let taken = async {
+            self.requests.send(Wanted { deal, stage, reply }).await.map_err(|_| LinkError::Ended)?;
+            reached.wait_for(|stage| *stage >= Stage::Taken).await.map(|_| ()).map_err(|_| LinkError::Ended)
+        };
+        timeout(self.patience.exchange, taken).await.map_err(|_| DealError::Busy)??;
+        let early = async {
+            tokio::select! {
                 biased;
                 answer = &mut answer => Some(answer),
-                Ok(()) = said => None,
-            })
+                Ok(_) = reached.wait_for(|stage| *stage >= Stage::Moves) => None,
+            }
         };
-        let early = timeout(self.patience.exchange, asked).await.map_err(|_| LinkError::Silent)??;
+        let early = timeout(self.patience.exchange, early).await.map_err(|_| LinkError::Silent)?;
         let answer = if let Some(answer) = early { answer } else { answer.await };
         answer.map_err(|_| LinkError::Ended)?
     }
@@ -440,7 +461,7 @@ impl<H: Host> Client<H> {
         };
         let mut new = true;
         loop {
-            let dealt = link.item(&mut wanted, &self.pool, &self.fingerprint).await;
+            let dealt = link.item(&wanted, &self.pool, &self.fingerprint).await;
             let lost = matches!(dealt, Err(DealError::Link(_)));
             // The dealer may have ended a link that was not used for long, or started again. Should it have dealt
             // for this request, it will say so.
@@ -472,6 +493,7 @@ async fn take(waiting: &Waiting) -> Option<Wanted> {
     loop {
         let wanted = waiting.lock().await.recv().await?;
         if !wanted.reply.is_closed() {
+            wanted.stage.send_replace(Stage::Taken);
             return Some(wanted);
         }
     }
@@ -484,9 +506,10 @@ struct DealerClient<'b, S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> DealerClient<'_, S> {
     /// One item; the program is registered first if the dealer does not have it.
-    async fn item(&mut self, wanted: &mut Wanted, pool: &Pool, fingerprint: &[u8; 32]) -> Result<Vec<u8>, DealError> {
+    async fn item(&mut self, wanted: &Wanted, pool: &Pool, fingerprint: &[u8; 32]) -> Result<Vec<u8>, DealError> {
         match self.deal(wanted, fingerprint).await {
             Err(DealError::Refused(DealRefusal::NotRegistered)) => {
+                wanted.stage.send_replace(Stage::Moves);
                 let Deal { device, seed, slot, .. } = &wanted.deal;
                 let secrets = pool.secrets(*slot).ok_or(LinkError::Frame)?;
                 self.register(device, seed, &pool.spec, *slot, secrets).await?;
@@ -524,12 +547,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> DealerClient<'_, S> {
         }
     }
 
-    async fn deal(&mut self, wanted: &mut Wanted, fingerprint: &[u8; 32]) -> Result<Vec<u8>, DealError> {
+    async fn deal(&mut self, wanted: &Wanted, fingerprint: &[u8; 32]) -> Result<Vec<u8>, DealError> {
         let Deal { device, slot, counter, bytes, .. } = wanted.deal;
+        // An item is dealt once: what nobody waits for would be lost, and of a private route its epsilon.
+        if wanted.reply.is_closed() {
+            return Err(DealError::Unwanted);
+        }
         self.ask(&Ask::Deal { device: device.0, fingerprint: *fingerprint, slot, counter })?;
         match self.told().await? {
             Tell::Dealt { bytes: said } if said == bytes => {
-                let _ = wanted.coming.take().map(|coming| coming.send(()));
+                wanted.stage.send_replace(Stage::Moves);
                 Ok(self.link.message(DATA, bytes as usize, FRAME).await?)
             }
             Tell::Refused(refusal) => Err(DealError::Refused(refusal)),

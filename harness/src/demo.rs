@@ -14,7 +14,7 @@ use secure_router::pool::{Pool, in_range, slot_name};
 use secure_router_core::circuit::{Program, Slot};
 use secure_router_core::cost::Cost;
 use secure_router_core::routing::Routing;
-use secure_router_core::session::LinkProfile;
+use secure_router_core::session::{LinkProfile, RECOMMENDED_LAMBDA};
 use secure_router_core::spec::ModelSpec;
 use serde::Serialize;
 
@@ -41,7 +41,7 @@ pub(crate) struct Demo {
     #[arg(long, conflicts_with = "count")]
     all: bool,
     /// Weight of cost in the router's choice, in 1/256; the pool's own by default.
-    #[arg(long)]
+    #[arg(long, value_parser = clap::value_parser!(u16).range(..i64::from(RECOMMENDED_LAMBDA)))]
     lambda: Option<u16>,
     /// The link that the router reckons with: uart, ble, lan, or BYTES_PER_SECOND,ROUND_TRIP_MS.
     #[arg(long, default_value = "uart", value_parser = crate::links::parse)]

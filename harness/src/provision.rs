@@ -337,9 +337,11 @@ pub fn write<T: Serialize>(path: &Path, value: &T) -> Result<()> {
 /// [`provision_with`], and what firmware keeps of the new device's file in `firmware`, readable by its owner only.
 ///
 /// # Errors
-/// As [`provision_with`], and a `firmware` that exists or cannot be made: no device is then added.
+/// As [`provision_with`], and a `firmware` that exists or cannot be made: no device is then added. If it cannot be
+/// filled, the device is there without it.
 pub fn provision_board(directory: &Path, device: &str, budgets: Budgets, firmware: &Path) -> Result<PathBuf> {
     let context = || format!("cannot write {}", firmware.display());
+    std::fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
     // A device is provisioned once: the file must be there before the device is.
     std::fs::File::create_new(firmware).with_context(context)?;
     let path = match provision_with(directory, device, budgets) {
@@ -350,7 +352,8 @@ pub fn provision_board(directory: &Path, device: &str, budgets: Budgets, firmwar
         }
     };
     let keys: DeviceFile = read(&path)?;
-    replace(&Disk, firmware, keys.firmware().as_slice()).with_context(context)?;
+    replace(&Disk, firmware, keys.firmware().as_slice())
+        .with_context(|| format!("{} is made, but {}", path.display(), context()))?;
     Ok(path)
 }
 

@@ -18,7 +18,7 @@ use secure_router::pool::{Estimate, Pool, in_range, slot_name};
 use secure_router_core::circuit::Slot;
 use secure_router_core::cost::Cost;
 use secure_router_core::routing::Routing;
-use secure_router_core::session::LinkProfile;
+use secure_router_core::session::{LinkProfile, RECOMMENDED_LAMBDA};
 use serde_json::json;
 
 use crate::infer::{Answer, TILE, progress};
@@ -39,7 +39,8 @@ pub(crate) struct Report {
     all: bool,
     /// Weights of cost to route with, in 1/256; the pool's own is always among them, and alone if this is given
     /// without a value.
-    #[arg(long, value_delimiter = ',', num_args = 0.., default_value = "0,10,30,100")]
+    #[arg(long, value_delimiter = ',', num_args = 0.., default_value = "0,10,30,100",
+        value_parser = clap::value_parser!(u16).range(..i64::from(RECOMMENDED_LAMBDA)))]
     lambdas: Vec<u16>,
     /// Links that the router reckons with: uart, ble, lan.
     #[arg(long, value_delimiter = ',', default_value = "uart,ble,lan", value_parser = named_link)]

@@ -1,7 +1,8 @@
 //! The server party: one task per session of a device; they share a few links to the dealer, and the store.
 
+use std::collections::HashSet;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -49,6 +50,8 @@ pub struct Service<H = Machine> {
     /// Whoever waits for it waits here, in turn, and holds no thread.
     store: Mutex<Store>,
     dealer: DealerHandle,
+    /// What some session is having dealt.
+    under_way: std::sync::Mutex<HashSet<Counted>>,
     patience: Patience,
     /// Where each run's [`Record`] goes.
     records: Option<std::sync::Mutex<std::fs::File>>,
@@ -72,6 +75,28 @@ enum Ended {
     /// The counter of an input could not be spent: told to the device, and the input is not read.
     #[error("refused: {0}")]
     Unspent(Refusal),
+}
+
+/// An item: a device's key, a program, a counter.
+type Counted = ([u8; 32], Slot, u64);
+
+/// Holds one item to one session, from before it is asked for until it is stored.
+struct UnderWay<'s> {
+    all: &'s std::sync::Mutex<HashSet<Counted>>,
+    item: Counted,
+}
+
+impl<'s> UnderWay<'s> {
+    /// None if another session has it.
+    fn new(all: &'s std::sync::Mutex<HashSet<Counted>>, item: Counted) -> Option<Self> {
+        all.lock().unwrap_or_else(PoisonError::into_inner).insert(item).then(|| Self { all, item })
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.item);
+    }
 }
 
 type DeviceLink<'b, H> = Link<'b, <H as Host>::Stream>;
@@ -107,7 +132,8 @@ impl<H: Host> Service<H> {
         let (host, pool, store) = (Arc::new(host), Arc::new(pool), Mutex::new(store));
         let peer = Peer { address: dealer_address, key: keys.dealer(), own: keys.secret()? };
         let dealer = DealerHandle::start(Arc::clone(&host), peer, Arc::clone(&pool), fingerprint, patience);
-        Ok(Self { host, keys, secret, pool, fingerprint, store, dealer, patience, records: None })
+        let under_way = std::sync::Mutex::default();
+        Ok(Self { host, keys, secret, pool, fingerprint, store, dealer, under_way, patience, records: None })
     }
 
     /// Appends a line of JSON per run to `path`.
@@ -207,6 +233,11 @@ impl<H: Host> Service<H> {
         // Without a program the length of what follows is unknown: the session cannot go on.
         let layout = Program::of(&self.pool.spec, slot)?.layout()?;
         let corrections = link.message(FRAME_DATA, layout.correction_bytes() as usize, FRAME_PAYLOAD).await?;
+        // An earlier session of the device, which it gave up, may still wait for this very item; asked for twice it would
+        // be lost.
+        let Some(_held) = UnderWay::new(&self.under_way, (key.0, slot, counter)) else {
+            return Err(Ended::Refused(Refusal::Dealer));
+        };
         let stock = self.stored(slot, |store| store.stock(key, slot)).await?;
         if stock.fresh != counter {
             return Err(Ended::Refused(Refusal::Counter(slot)));

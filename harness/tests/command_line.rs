@@ -55,6 +55,10 @@ fn a_device_is_provisioned_once_and_its_keys_are_its_owners() {
         assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
     }
     fails_with(directory.path(), &["provision", "--device", "kitchen"], "provisioned once");
+    // Into the directory that is made for it.
+    let other = tempfile::tempdir().unwrap();
+    let into = ["provision", "--device", "board", "--firmware", "keys/board.key"];
+    assert!(run(other.path(), &into).status.success());
     // As firmware reads them; a file that cannot be made leaves no device.
     let board = ["provision", "--device", "board", "--firmware"];
     fails_with(directory.path(), &[&board[..], &["nowhere/device.key"]].concat(), "cannot write nowhere/device.key");

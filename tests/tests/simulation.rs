@@ -135,9 +135,17 @@ fn a_slow_link_to_the_dealer_is_no_silent_one() {
         tokio::time::sleep(Duration::from_secs(1)).await;
         story.world.weather.lock().unwrap().dealer_pace = PATIENCE.exchange / 10;
         let start = tokio::time::Instant::now();
-        assert_eq!(Story::session(story.devices[0].clone(), errand).await, Outcome::Answers(1));
+        let session = || Story::session(story.devices[0].clone(), errand.clone());
+        assert_eq!(session().await, Outcome::Answers(1));
         let took = start.elapsed();
         assert!(took > 3 * PATIENCE.exchange / 2, "the link is too fast for the test: {took:?}");
+        // A device that gives up before its item is there does not lose it by asking again.
+        story.world.weather.lock().unwrap().dealer_pace = PATIENCE.exchange / 4;
+        assert_eq!(session().await, Outcome::Failed("Silent".to_owned()));
+        assert_eq!(session().await, Outcome::Refused(Refusal::Dealer));
+        tokio::time::sleep(10 * PATIENCE.exchange).await;
+        story.world.silence(Party::Dealer);
+        assert_eq!(session().await, Outcome::Answers(1));
     });
 }
 

@@ -141,7 +141,7 @@ pub enum Refusal {
     Counter(Slot),
     /// The pool has no such program.
     NoSuchSlot(Slot),
-    /// The dealer cannot be reached or refuses; try again later.
+    /// The dealer cannot be reached or refuses, or deals what an earlier session asked for; try again later.
     Dealer,
     /// The server's stock store failed.
     Store,
@@ -176,7 +176,7 @@ impl fmt::Display for Refusal {
                 f.write_str("the pool does not have ")?;
                 name(f, slot)
             }
-            Self::Dealer => f.write_str("the server cannot reach its dealer: try again later"),
+            Self::Dealer => f.write_str("the server has got nothing from its dealer: try again later"),
             Self::Store => f.write_str("the server's stock store failed: try again later"),
             Self::PoolChanged => f.write_str("the server's pool changed: connect again"),
             Self::QueryBudget => f.write_str("this device's answers are used up"),

@@ -39,7 +39,7 @@ use clap::{Parser, Subcommand};
 use data::Dataset;
 use held_out::HeldOut;
 use import::Columns;
-use secure_router_core::session::LinkProfile;
+use secure_router_core::session::{LinkProfile, RECOMMENDED_LAMBDA};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -132,7 +132,7 @@ enum Command {
         #[arg(long)]
         test: Option<PathBuf>,
         /// Weight of cost, in 1/256, in place of the pool's own
-        #[arg(long)]
+        #[arg(long, value_parser = clap::value_parser!(u16).range(..i64::from(RECOMMENDED_LAMBDA)))]
         lambda: Option<u16>,
     },
 }

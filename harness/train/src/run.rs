@@ -44,15 +44,10 @@ const ROUTER_PARTS: usize = 5;
 /// The train split and its task, shortened if `quick`, and what is fed in of an example. That follows from the whole
 /// split in any case, as the test file does.
 fn prepare(whole: Dataset, chosen: Option<&[Choice]>, quick: bool) -> Result<(Dataset, Task, Features)> {
-    if !quick {
-        let task = Task::of(&whole, chosen)?;
-        let features = Features::of(&whole, task.arrangement.clone());
-        return Ok((whole, task, features));
-    }
-    let train = whole.clone().thinned(QUICK_STEP);
-    let task = Task::of(&train, chosen)?.quick();
-    let features = Features::of(&whole, task.arrangement.clone());
-    Ok((train, task, features))
+    let features = Features::of(&whole, Task::of(&whole, chosen)?.arrangement);
+    let train = if quick { whole.thinned(QUICK_STEP) } else { whole };
+    let task = Task::of(&train, chosen)?;
+    Ok((train, if quick { task.quick() } else { task }, features))
 }
 
 /// Trains the pool and writes it; prints the report.
@@ -91,6 +86,7 @@ pub(crate) fn run(train: Dataset, options: &Options) -> Result<()> {
     for ((outputs, right), &i) in outputs.iter().zip(&mut right).zip(&run.validated) {
         right[0] = argmax(&outputs[models.len()..]) == train.examples[i].label;
     }
+    let unrounded = right.iter().filter(|right| right[0]).count() as f64 / right.len().max(1) as f64;
     let utilities = Utilities::fit(&outputs, &right, models.len());
     let export = |router: TrainedRouter| router.export(&task.router, &utilities);
     let routers = routers.into_iter().map(export).collect::<Result<Vec<Router>>>()?;
@@ -102,7 +98,7 @@ pub(crate) fn run(train: Dataset, options: &Options) -> Result<()> {
         })
         .collect();
     let cases = run.router_cases(&pool.spec, &routers, &judgements.folds, right.clone(), &mut Nearest)?;
-    // The first model is the router's: of its copies from before nothing is left.
+    // The first model is the router's, and what is said of it too: of its copies from before nothing is left.
     let outside = cases.iter().filter(|case| !case.in_range).count();
     out_of_range[0] = outside;
     let mut rounded = Stochastic(Rng::new(options.seed, "agreement"));
@@ -120,7 +116,7 @@ pub(crate) fn run(train: Dataset, options: &Options) -> Result<()> {
 
     let mut report = Report::default();
     for (m, recipe) in models.iter().enumerate() {
-        let float = run.float_accuracy(&out_of_fold, m);
+        let float = if m == 0 { unrounded } else { run.float_accuracy(&out_of_fold, m) };
         report.line(
             &recipe.name,
             format!(

@@ -111,7 +111,7 @@
 // The pool has no such program.
 #define SR_REFUSED_NO_SUCH_PROGRAM 3
 
-// The server cannot reach its dealer: try again later.
+// The server has got nothing from its dealer: try again later.
 #define SR_REFUSED_DEALER 4
 
 // The server's stock store failed: try again later.

@@ -28,7 +28,7 @@ pub const SR_REFUSED_STOCK_EMPTY: i32 = 1;
 pub const SR_REFUSED_COUNTER: i32 = 2;
 /// The pool has no such program.
 pub const SR_REFUSED_NO_SUCH_PROGRAM: i32 = 3;
-/// The server cannot reach its dealer: try again later.
+/// The server has got nothing from its dealer: try again later.
 pub const SR_REFUSED_DEALER: i32 = 4;
 /// The server's stock store failed: try again later.
 pub const SR_REFUSED_STORE: i32 = 5;
