@@ -20,7 +20,7 @@ done
 
 linker=CARGO_TARGET_${target//-/_}_LINKER
 (
-    export "${linker^^}=$tools-gcc" CARGO_PROFILE_RELEASE_PANIC=abort CARGO_PROFILE_RELEASE_DEBUG=0
+    export "${linker^^}=$tools-gcc" CARGO_PROFILE_RELEASE_PANIC=abort CARGO_PROFILE_RELEASE_DEBUG=0 CARGO_PROFILE_RELEASE_OPT_LEVEL=1
     BUILD_STD=std,panic_abort firmware_cargo "$target" build --quiet --locked --release -p secure-router
 )
 cargo build --quiet --locked --release -p secure-router
