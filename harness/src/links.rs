@@ -5,8 +5,8 @@ use secure_router_core::session::LinkProfile;
 
 /// `uart`, `ble`, `lan`, or `BYTES_PER_SECOND,ROUND_TRIP_MS`.
 pub(crate) fn parse(text: &str) -> Result<LinkProfile> {
-    if let Some((_, link)) = LinkProfile::NAMED.iter().find(|(name, _)| *name == text) {
-        return Ok(*link);
+    if let Some(link) = LinkProfile::named(text) {
+        return Ok(link);
     }
     let Some((bytes, milliseconds)) = text.split_once(',') else {
         bail!("a link is uart, ble, lan, or BYTES_PER_SECOND,ROUND_TRIP_MS");

@@ -130,7 +130,7 @@ impl Report {
         }
         let mut routed = Vec::new();
         for name in &self.links {
-            let (_, link) = LinkProfile::NAMED.iter().find(|(known, _)| known == name).context("no such link")?;
+            let link = &LinkProfile::named(name).context("no such link")?;
             for &lambda in &lambdas {
                 let all = ask(Slot::Router, lambda, link)?;
                 let route = |answer: &Answer| match pool.slot(&answer.model) {

@@ -38,6 +38,12 @@ impl LinkProfile {
     /// These by their names, as command lines and reports have them.
     pub const NAMED: [(&str, Self); 3] = [("uart", Self::UART), ("ble", Self::BLE), ("lan", Self::LAN)];
 
+    /// One of [`NAMED`](Self::NAMED).
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::NAMED.iter().find(|(known, _)| *known == name).map(|(_, link)| *link)
+    }
+
     /// Time of a transfer on this link, in microseconds; saturating.
     #[must_use]
     pub fn latency_us(&self, bytes: u64, half_trips: u32) -> u64 {

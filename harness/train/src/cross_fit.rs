@@ -115,17 +115,18 @@ impl<'a> CrossFit<'a> {
         integers(model, &recipe.bits, |_| scale, &recipe.name)
     }
 
-    /// Per validated example and model: is the integer copy that has not seen it right? And per model:
+    /// Per validated example and model, from `first` on: is the integer copy that has not seen it right? And per model:
     /// how often did a value leave its range? Such an answer is wrong.
     pub(crate) fn out_of_fold_hits(
         &self,
         recipes: &[Recipe],
+        first: usize,
         spec: &PoolSpec,
         out_of_fold: &[Vec<Model>],
     ) -> Result<(Vec<Vec<bool>>, Vec<usize>)> {
         let mut hits = vec![vec![false; self.folds.len()]; recipes.len()];
         let mut out_of_range = vec![0; recipes.len()];
-        for ((m, recipe), hits) in recipes.iter().enumerate().zip(&mut hits) {
+        for ((m, recipe), hits) in recipes.iter().enumerate().zip(&mut hits).skip(first) {
             let program = Program::of(spec, Slot::Model(m as u8))?;
             for (fold, copies) in out_of_fold.iter().enumerate() {
                 let integers = self.export(&copies[m], recipe, &self.real_inputs(|f| f != fold))?;

@@ -34,11 +34,12 @@ pub(crate) fn run(pool_file: &Path, test_file: &Path, lambda: Option<u16>) -> Re
     let advantages = about.get("advantages").context("the pool file names no advantages")?;
     let advantages: Vec<Advantage> = advantages.split(',').map(str::parse).collect::<Result<_, _>>()?;
     say!("lambda {lambda}/256, {} test examples", test.labels.len());
+    // Bytes are the same on every link.
+    let anywhere = Prices::of(&pool.spec, LinkProfile::UART)?;
     let mut nearest: Vec<Case> = Vec::new();
     for rounding in [Rounding::Nearest, Rounding::Stochastic] {
         say!("rounding: {rounding:?}");
         let (cases, out_of_range) = cases(&pool, &test, rounding)?;
-        let anywhere = Prices::of(&pool.spec, LinkProfile::UART)?;
         for (m, model) in pool.spec.models.iter().enumerate() {
             let (share, bytes) = (100.0 * accuracy(&cases, m), anywhere.bytes[m]);
             say!("  {}: {share:.2} %, {} out of range, {bytes} bytes", model.name, out_of_range[m]);

@@ -138,8 +138,7 @@ enum Command {
 }
 
 fn named_link(text: &str) -> Result<LinkProfile, String> {
-    let found = LinkProfile::NAMED.iter().find(|(name, _)| *name == text);
-    found.map(|(_, link)| *link).ok_or_else(|| "a link is uart, ble or lan".to_owned())
+    LinkProfile::named(text).ok_or_else(|| "a link is uart, ble or lan".to_owned())
 }
 
 const TRAIN_FILE: &str = "train.safetensors";

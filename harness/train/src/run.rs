@@ -71,7 +71,7 @@ pub(crate) fn run(train: Dataset, options: &Options) -> Result<()> {
     // The first model is the router's.
     let programs = finals.par_iter().zip(&models[1..]).map(|(model, recipe)| run.export(model, recipe, &everything));
     pool.programs = programs.collect::<Result<Vec<_>>>()?;
-    let (mut right, mut out_of_range) = run.out_of_fold_hits(models, &pool.spec, &out_of_fold)?;
+    let (mut right, mut out_of_range) = run.out_of_fold_hits(models, 1, &pool.spec, &out_of_fold)?;
 
     run.bar.set_message("router");
     let largest = finals.last().context("the pool has no model")?;
@@ -98,7 +98,7 @@ pub(crate) fn run(train: Dataset, options: &Options) -> Result<()> {
         })
         .collect();
     let cases = run.router_cases(&pool.spec, &routers, &judgements.folds, right.clone(), &mut Nearest)?;
-    // The first model is the router's, and what is said of it too: of its copies from before nothing is left.
+    // What is said of the first model is said of the router's, too.
     let outside = cases.iter().filter(|case| !case.in_range).count();
     out_of_range[0] = outside;
     let mut rounded = Stochastic(Rng::new(options.seed, "agreement"));

@@ -146,7 +146,7 @@ fn judge(train: &Dataset, task: &Task, candidates: &mut [Candidate], part: f32, 
         let copies: Vec<_> = (0..task.copies).map(|fold| vec![run.train_one(&recipes[i], Some(fold), None)]).collect();
         let recipe = &recipes[i..=i];
         let spec = crate::run::spec_of(train, &task, recipe, None)?;
-        let (right, _) = run.out_of_fold_hits(recipe, &spec, &copies)?;
+        let (right, _) = run.out_of_fold_hits(recipe, 0, &spec, &copies)?;
         anyhow::Ok(right.iter().filter(|hit| hit[0]).count() as f64 / right.len().max(1) as f64)
     });
     for (i, accuracy) in jobs.into_iter().zip(judged) {

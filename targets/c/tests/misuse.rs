@@ -180,7 +180,10 @@ fn bad_configurations_are_refused() {
     assert_eq!(open_with(|_, c| c.random.fill = None), SR_ERROR_ARGUMENT);
     assert_eq!(open_with(|_, c| c.random.fill = Some(failing)), SR_ERROR_RANDOM);
     assert_eq!(open_with(|_, c| c.random.fill = Some(stuck)), SR_ERROR_RANDOM);
-    assert_eq!(open_with(|caller, _| unsafe { (*caller).provisioning = [0; SR_PROVISIONING_BYTES] }), SR_ERROR_PROVISIONING);
+    assert_eq!(
+        open_with(|caller, _| unsafe { (*caller).provisioning = [0; SR_PROVISIONING_BYTES] }),
+        SR_ERROR_PROVISIONING
+    );
     // More than any policy tells, and less than an open one.
     let odd = open_with(|caller, _| unsafe { (&mut (*caller).provisioning)[SR_PROVISIONING_BYTES - 1] = 0x7f });
     assert_eq!(odd, SR_ERROR_PROVISIONING);

@@ -23,10 +23,11 @@ use secure_router_core::channel::{PublicKey, StaticSecret};
 use secure_router_core::circuit::Slot;
 use secure_router_core::driver::run_async;
 use secure_router_core::keys::{DeviceSeeds, Seed};
-use secure_router_core::routing::Routing;
 use secure_router_core::rand_core::{TryCryptoRng, TryRng};
+use secure_router_core::routing::Routing;
 use secure_router_core::session::{
-    CounterError, Counters, DeviceIdentity, DeviceMemory, DeviceSession, Event, LinkProfile, RECOMMENDED_LAMBDA, Request,
+    CounterError, Counters, DeviceIdentity, DeviceMemory, DeviceSession, Event, LinkProfile, RECOMMENDED_LAMBDA,
+    Request,
 };
 use static_cell::ConstStaticCell;
 
@@ -161,7 +162,9 @@ async fn serve<E>(
         }
         Timer::after_secs(5).await;
         let values: [i16; VALUES] = core::array::from_fn(|_| sample());
-        session.infer(Request { slot: Slot::Router, lambda: RECOMMENDED_LAMBDA, link: LinkProfile::UART }, &values).ok()?;
+        session
+            .infer(Request { slot: Slot::Router, lambda: RECOMMENDED_LAMBDA, link: LinkProfile::UART }, &values)
+            .ok()?;
         while event(uart, session).await? != Event::Answer {} // Event::Routed: the model's part follows by itself
         led.set_level(if session.class() == Some(0) { Level::High } else { Level::Low });
     }

@@ -6,8 +6,8 @@ use panic_halt as _;
 use secure_router_core::channel::{PublicKey, StaticSecret};
 use secure_router_core::circuit::Slot;
 use secure_router_core::keys::{DeviceSeeds, Seed};
-use secure_router_core::routing::Routing;
 use secure_router_core::rand_core::{TryCryptoRng, TryRng};
+use secure_router_core::routing::Routing;
 use secure_router_core::session::{CounterError, Counters, DeviceIdentity};
 
 /// Reads a register.
